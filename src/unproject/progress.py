@@ -9,7 +9,9 @@ Item = TypeVar("Item")
 class Progress(Protocol):
     """Passes items through and may show how many went by. The CLI draws bars; a library caller hears nothing."""
 
-    def __call__(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]: ...
+    def __call__(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
+        """Pass every item through and count it under the stage's name."""
+        ...
 
 
 def silent(items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:

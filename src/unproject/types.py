@@ -56,9 +56,9 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """Points followed through views, one row per observation (rows are few where a views x tracks table is mostly empty).
+    """Points followed through views, one row per observation.
 
-    A track is seen at most once per view. Rows are sorted by (track, view); track numbers are 0..T-1 without gaps.
+    Rows are few where a table of views by tracks would be mostly empty. A track is seen at most once per view. Rows are sorted by (track, view); track numbers are 0..T-1 without gaps.
     """
 
     view: Int[Tensor, " O"]
@@ -86,7 +86,10 @@ class Tracks:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is known of a clip, from ground truth or a teacher. Mirrors `Prediction`; the ambiguity of a label is in its field."""
+    """What is known of a clip, from ground truth or a teacher.
+
+    Mirrors `Prediction`; the ambiguity of a label is in its field.
+    """
 
     points: Known | None = None
     world_from_cam: Known | None = None

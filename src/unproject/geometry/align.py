@@ -25,9 +25,9 @@ def procrustes(
 def similarity(
     x: Float[Tensor, "*batch P 3"], y: Float[Tensor, "*batch P 3"], weight: Float[Tensor, "*batch P"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]:
-    """(scale, rotation, translation) that minimise sum of weight |y - (scale rotation x + translation)|^2 (Umeyama 1991).
+    """(scale, rotation, translation) that minimise sum of weight |y - (scale rotation x + translation)|^2.
 
-    Scale is 1 where all weight lies on one point.
+    Umeyama 1991. Scale is 1 where all weight lies on one point.
     """
     center_x, center_y, variance, covariance = _moments(x, y, weight)
     rotation = nearest_rotation(covariance)

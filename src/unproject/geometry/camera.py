@@ -1,7 +1,7 @@
 """Pinhole cameras with OpenCV distortion (k1 k2 p1 p2 k3), and the borders to foreign conventions.
 
-Pixels have their origin at the top-left *corner*: the image spans [0, W] x [0, H] and centres lie at +0.5. Batch axes of
-cameras broadcast against those of pixels; the axis before the last of pixels and points counts them.
+Pixels have their origin at the top-left *corner*: the image spans [0, W] x [0, H] and centres lie at +0.5. Batch axes
+of cameras broadcast against those of pixels; the axis before the last of pixels and points counts them.
 """
 
 import torch

@@ -13,8 +13,8 @@ def sample(
 ) -> tuple[Float[Tensor, "*query C"], Bool[Tensor, "*query"]]:
     """Bilinear lookup at pixels, and whether the pixel lies in the image [0, W] x [0, H].
 
-    `uv` starts with the same batch axes as `values`; any axes may follow. Outside (and for NaN) the value is that of the
-    nearest edge and carries no meaning.
+    `uv` starts with the same batch axes as `values`; any axes may follow. Outside (and for NaN) the value carries no
+    meaning.
     """
     height, width, channels = values.shape[-3:]
     batch = values.shape[:-3]

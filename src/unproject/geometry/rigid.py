@@ -123,9 +123,9 @@ def _unit_or_axis(vector: Float[Tensor, "*batch 3"], normal: Float[Tensor, "*bat
 def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """The rotation R that maximises tr(R^T matrix), i.e. the nearest one in the Frobenius norm.
 
-    Solved in float64. The backward is implicit differentiation of the optimum: it divides by pairwise *sums* of singular
-    values, where autograd's SVD divides by their differences and is NaN at an exact rotation. Where the rotation is
-    undetermined (rank below two) the result is the identity, with zero gradient.
+    Solved in float64. The backward is implicit differentiation of the optimum: it divides by pairwise *sums* of
+    singular values, where autograd's SVD divides by their differences and is NaN at an exact rotation. Where the
+    rotation is undetermined (rank below two) the result is the identity, with zero gradient.
     """
     return _NearestRotation.apply(matrix)
 
