@@ -58,7 +58,8 @@ class Known:
 class Tracks:
     """Points followed through views, one row per observation.
 
-    Rows are few where a table of views by tracks would be mostly empty. A track is seen at most once per view. Rows are sorted by (track, view); track numbers are 0..T-1 without gaps.
+    Rows are few where a table of views by tracks would be mostly empty. A track is seen at most once per view.
+    Rows are sorted by (track, view); track numbers are 0..T-1 without gaps.
     """
 
     view: Int[Tensor, " O"]

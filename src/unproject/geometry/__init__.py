@@ -1,1 +1,1 @@
-"""Pure functions of tensors: rigid motion, cameras, alignment, flow, rays. Float32 or better, batched over leading axes."""
+"""Pure functions of tensors: rigid motion, cameras, alignment, flow, rays. Batched over leading axes."""
