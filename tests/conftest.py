@@ -10,8 +10,11 @@ from jaxtyping import install_import_hook
 install_import_hook("unproject", "beartype.beartype")
 
 import random
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import hypothesis
 import numpy as np
@@ -40,3 +43,39 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips at {folder}; set UNPROJECT_DATA to a folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Writes frames (uint8 RGB [H, W, 3]) as a video file, with any codec, pixel format, time stamps and rotation."""
+
+    def write(
+        path: Path,
+        frames: Sequence[np.ndarray],
+        *,
+        codec: str = "libx264",
+        pixels: str = "yuv420p",
+        pts: Sequence[int] | None = None,
+        time_base: Fraction = Fraction(1, 30),
+        rotation: int = 0,
+        aspect: Fraction | None = None,
+        options: dict[str, str] | None = None,
+        **container: object,
+    ) -> Path:
+        with av.open(str(path), "w", **container) as file:
+            stream = file.add_stream(codec, rate=30, options=options or {})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = pixels
+            stream.time_base = stream.codec_context.time_base = time_base
+            if rotation:
+                stream.set_display_rotation(rotation)
+            if aspect:
+                stream.codec_context.sample_aspect_ratio = aspect
+            for stamp, image in zip(pts or range(len(frames)), frames, strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base = stamp, time_base
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        return path
+
+    return write

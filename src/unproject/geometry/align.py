@@ -69,11 +69,10 @@ def focal_from_points(
     points: Float[Tensor, "*batch P 3"],
     centered_uv: Float[Tensor, "*batch P 2"],
     weight: Float[Tensor, "*batch P"],
-    rounds: int = 10,
 ) -> Float[Tensor, "*batch"]:
     """Focal length in pixels of points in the camera's frame, seen at pixels minus the principal point.
 
-    Least squares, then `rounds` of Weiszfeld reweighting, which minimises the unsquared distance (DUSt3R, sec. 3.3).
+    Least squares, then ten rounds of Weiszfeld reweighting, which minimises the unsquared distance (DUSt3R, sec. 3.3).
     Points at or behind the camera plane are left out; 0 where none is left.
     """
     depth = points[..., 2]
@@ -81,7 +80,7 @@ def focal_from_points(
     slope = points[..., :2] / torch.where(front, depth, 1)[..., None]
     trust = torch.where(front, weight, 0)
     focal = _focal_least_squares(slope, centered_uv, trust)
-    for _ in range(rounds):
+    for _ in range(10):
         miss = (centered_uv - focal[..., None, None] * slope).norm(dim=-1).detach()
         focal = _focal_least_squares(slope, centered_uv, trust / miss.clamp(min=1e-8))
     return focal

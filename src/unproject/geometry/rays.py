@@ -63,7 +63,7 @@ class RayDepth:
     relative_depth: Float[Tensor, "*batch P"]
     """Depth in the target over depth in the source; not positive where the rays meet behind the target."""
     epipolar: Float[Tensor, "*batch P"]
-    """Distance of the observation from the epipolar line, image-plane units."""
+    """Distance of the observation from the epipolar line to first order, image-plane units."""
     sensitivity: Float[Tensor, "*batch P"]
     """How far the observation moves per unit of inverse depth, image-plane units."""
 

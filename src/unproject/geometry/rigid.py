@@ -148,15 +148,15 @@ class _NearestRotation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         # At the optimum K = R^T M is symmetric, and dR = R [q]x with (tr(K) I - K) q = vee(G - G^T), G = R^T dM.
         rotation, matrix, known = ctx.saved_tensors
         eye = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
         symmetric = torch.where(known[..., None, None], rotation.mT @ matrix, eye)
         trace = einsum(symmetric, "... i i -> ...")[..., None, None]
-        inner = rotation.mT @ grad.double()
+        inner = rotation.mT @ grads[0].double()
         q = torch.linalg.solve((1 + 1e-12) * trace * eye - symmetric, _vee(inner - inner.mT))
-        return torch.where(known[..., None, None], rotation @ skew(q), 0).to(grad.dtype)
+        return torch.where(known[..., None, None], rotation @ skew(q), 0).to(grads[0].dtype)
 
 
 def _vee(antisymmetric: Tensor) -> Tensor:
