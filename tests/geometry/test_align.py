@@ -107,6 +107,19 @@ def test_degenerate_clouds_give_a_translation_and_finite_gradients(kind, dtype):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_collinear_points_are_laid_on_their_line_without_roll(dtype):
+    line = torch.linspace(-1, 2, 7, dtype=dtype)[:, None] * torch.tensor([0.3, 0.7, -0.2], dtype=dtype)
+    pose = rigid.from_rt(rigid.so3_exp(torch.randn(5, 3, dtype=dtype)), torch.randn(5, 3, dtype=dtype))
+    x, y = line.expand(5, 7, 3), rigid.transform(pose, line)
+    found = align.procrustes(x, y, torch.ones(5, 7, dtype=dtype))
+    torch.testing.assert_close(rigid.transform(found, x), y)
+    direction_x, direction_y = x[:, -1] - x[:, 0], y[:, -1] - y[:, 0]
+    axis = torch.linalg.cross(direction_x, direction_y)
+    turned = (axis * rigid.so3_log(found[:, :3, :3])).sum(-1) / axis.norm(dim=-1)
+    torch.testing.assert_close(turned, rigid.rotation_angle(found[:, :3, :3]))
+
+
 def test_similarity_is_exact_and_umeyamas_scale_survives_a_reflection():
     x, y, weight, pose = cloud(4, 10)
     scale, rotation, translation = align.similarity(x, 2.5 * y, weight)

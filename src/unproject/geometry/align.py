@@ -14,8 +14,8 @@ def procrustes(
     """The rigid ``y_from_x`` that minimises sum of weight |y - T x|^2 (Kabsch), weight >= 0.
 
     Gradients reach points and weights without dividing by differences of singular values (`nearest_rotation`). Where
-    the points do not determine a rotation (collinear, or all weight on one) it is a translation; without weight the
-    identity.
+    the points do not determine the rotation it is the smallest that fits: for collinear points one without roll, for
+    a single point none; without weight the result is the identity.
     """
     center_x, center_y, _, covariance = _moments(x, y, weight)
     rotation = nearest_rotation(covariance)
@@ -31,22 +31,32 @@ def similarity(
     """
     center_x, center_y, variance, covariance = _moments(x, y, weight)
     rotation = nearest_rotation(covariance)
-    spread = variance > (8 * torch.finfo(x.dtype).eps) ** 2 * center_x.square().sum(-1)
+    spread = variance > 0
     scale = einsum(rotation, covariance, "... r c, ... r c -> ...") / torch.where(spread, variance, 1)
     scale = torch.where(spread, scale, 1)
     return scale, rotation, center_y - scale[..., None] * _rotate(rotation, center_x)
 
 
 def _moments(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weighted centres of x and y, variance of x, and covariance of y and x; zero weights give zeros."""
+    """Weighted centres of x and y, variance of x, and covariance of y and x.
+
+    Zero where there is no weight, and where all points are one up to rounding.
+    """
     total = weight.sum(-1, keepdim=True)
     share = weight / torch.where(total > 0, total, 1)
     center_x = einsum(share, x, "... p, ... p c -> ... c")
     center_y = einsum(share, y, "... p, ... p c -> ... c")
     away_x, away_y = x - center_x[..., None, :], y - center_y[..., None, :]
-    variance = einsum(share, away_x, away_x, "... p, ... p c, ... p c -> ...")
+    variance_x, variance_y = _variance(share, center_x, away_x), _variance(share, center_y, away_y)
     covariance = (share[..., None] * away_y).mT @ away_x
-    return center_x, center_y, variance, covariance
+    spread = (variance_x > 0) & (variance_y > 0)
+    return center_x, center_y, variance_x, torch.where(spread[..., None, None], covariance, 0)
+
+
+def _variance(share: Tensor, center: Tensor, away: Tensor) -> Tensor:
+    rounding = (8 * torch.finfo(away.dtype).eps) ** 2 * center.square().sum(-1)
+    variance = einsum(share, away, away, "... p, ... p c, ... p c -> ...")
+    return torch.where(variance > rounding, variance, 0)
 
 
 def _rotate(rotation: Tensor, vector: Tensor) -> Tensor:

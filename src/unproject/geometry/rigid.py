@@ -124,8 +124,8 @@ def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
     """The rotation R that maximises tr(R^T matrix), i.e. the nearest one in the Frobenius norm.
 
     Solved in float64. The backward is implicit differentiation of the optimum: it divides by pairwise *sums* of
-    singular values, where autograd's SVD divides by their differences and is NaN at an exact rotation. Where the
-    rotation is undetermined (rank below two) the result is the identity, with zero gradient.
+    singular values, where autograd's SVD divides by their differences and is NaN at an exact rotation. Where the best
+    rotation is not unique (rank below two) it is the best one with the smallest angle, with zero gradient.
     """
     return _NearestRotation.apply(matrix)
 
@@ -141,8 +141,10 @@ class _NearestRotation(torch.autograd.Function):
         sign = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
         rotation = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1) @ vt
         known = singular[..., 1] + sign * singular[..., 2] > tolerance * singular[..., 0]
+        unrolled = _least_roll(rotation, u[..., 0])
         eye = torch.eye(3, dtype=wide.dtype, device=wide.device)
-        rotation = torch.where(known[..., None, None], rotation, eye)
+        unrolled = torch.where(singular[..., :1, None] > 0, unrolled, eye)
+        rotation = torch.where(known[..., None, None], rotation, unrolled)
         ctx.save_for_backward(rotation, wide, known)
         return rotation.to(matrix.dtype)
 
@@ -157,6 +159,13 @@ class _NearestRotation(torch.autograd.Function):
         inner = rotation.mT @ grads[0].double()
         q = torch.linalg.solve((1 + 1e-12) * trace * eye - symmetric, _vee(inner - inner.mT))
         return torch.where(known[..., None, None], rotation @ skew(q), 0).to(grads[0].dtype)
+
+
+def _least_roll(rotation: Tensor, axis: Tensor) -> Tensor:
+    """Of all exp(roll axis) rotation the one with the smallest angle: its trace is a + b cos(roll) + c sin(roll)."""
+    c = einsum(skew(axis), rotation, "... i j, ... j i -> ...")
+    b = einsum(rotation, "... i i -> ...") - einsum(axis, rotation, axis, "... i, ... i j, ... j -> ...")
+    return so3_exp(torch.atan2(c, b)[..., None] * axis) @ rotation
 
 
 def _vee(antisymmetric: Tensor) -> Tensor:
