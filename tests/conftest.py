@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from jaxtyping import install_import_hook
 
 # Before anything imports the package: the hook checks every annotated shape and type at every call.
-install_import_hook("unproject", "beartype.beartype")
+install_import_hook("unproject", "shape_checks.check")
 
 import random
 from collections.abc import Callable, Sequence
