@@ -72,12 +72,12 @@ class Free:
 
 @dataclass(frozen=True)
 class Linearised:
-    """Residuals and their derivatives by (rotation, centre), (log focal, k1) and point."""
+    """Residuals and their derivatives. Observations are the last axis: sums of products then run over contiguous memory."""
 
     residual: np.ndarray
-    by_view: np.ndarray
-    by_group: np.ndarray
-    by_point: np.ndarray
+    """D O."""
+    jacobian: np.ndarray
+    """D 8 O, by rotation (3), log focal, k1, point (3). By the centre it is minus that by the point."""
 
 
 def hat(vector: np.ndarray) -> np.ndarray:
@@ -126,36 +126,36 @@ def _linearise_angle(seen: Observations, state: State) -> Linearised:
     direction = local / distance[:, None]
     focal = state.focal[seen.view]
     ray = unit_rays(seen.xy, focal)
-    residual = focal[:, None] * (direction - ray)
-    across = np.eye(3) - direction[:, :, None] * direction[:, None, :]
-    by_point = (focal / distance)[:, None, None] * np.einsum("oij,okj->oik", across, rotation)
-    by_view = np.concatenate([focal[:, None, None] * hat(direction), -by_point], axis=2)
+    jacobian = np.zeros((3, 8, len(seen)))
+    residual = (focal[:, None] * (direction - ray)).T
+    jacobian[:, :3] = focal * hat(direction).transpose(1, 2, 0)
     # The residual carries f itself; without that term the focal sticks at its start.
-    toward_axis = np.concatenate([-ray[:, :2], np.zeros((len(ray), 1))], axis=1)
-    ray_by_focal = toward_axis - ray * (ray * toward_axis).sum(1, keepdims=True)
-    by_focal = residual - focal[:, None] * ray_by_focal
-    by_group = np.stack([by_focal, np.zeros_like(by_focal)], axis=2)
-    return Linearised(residual, by_view, by_group, by_point)
+    planar = (ray[:, :2] ** 2).sum(1)
+    ray_by_log_focal = ray * planar[:, None] - np.pad(ray[:, :2], ((0, 0), (0, 1)))
+    jacobian[:, 3] = residual - focal * ray_by_log_focal.T
+    along = np.einsum("oij,oj->oi", rotation, direction)
+    across = rotation.transpose(2, 1, 0) - direction.T[:, None] * along.T[None]
+    jacobian[:, 5:] = focal / distance * across
+    return Linearised(residual, jacobian)
 
 
 def _linearise_pixel(seen: Observations, state: State) -> Linearised:
     rotation = state.rotation[seen.view]
     local = np.einsum("oji,oj->oi", rotation, state.points[seen.point] - state.centre[seen.view])
-    residual = residuals("pixel", seen, state)
     depth = np.where(local[:, 2] > 1e-9, local[:, 2], np.inf)
-    plane = local[:, :2] / depth[:, None]
+    plane = (local[:, :2] / depth[:, None]).T
     focal, radial = state.focal[seen.view], state.radial[state.group[seen.view]]
-    radius2 = (plane**2).sum(1)
-    stretch = 1 + radial * radius2
-    by_plane = 2 * radial[:, None, None] * plane[:, :, None] * plane[:, None, :]
-    by_plane[:, [0, 1], [0, 1]] += stretch[:, None]
-    by_plane *= (focal / depth)[:, None, None]
-    by_local = np.concatenate([by_plane, -np.einsum("oij,oj->oi", by_plane, plane)[:, :, None]], axis=2)
-    by_point = np.einsum("oij,okj->oik", by_local, rotation)
-    by_view = np.concatenate([np.einsum("oij,ojk->oik", by_local, hat(local)), -by_point], axis=2)
-    by_focal = (focal * stretch)[:, None] * plane
-    by_group = np.stack([by_focal, (focal * radius2)[:, None] * plane], axis=2)
-    return Linearised(residual, by_view, by_group, by_point)
+    radius2 = (plane**2).sum(0)
+    by_local = np.empty((2, 3, len(seen)))
+    by_local[:, :2] = 2 * radial * plane[:, None] * plane[None] + (1 + radial * radius2) * np.eye(2)[:, :, None]
+    by_local[:, 2] = -(by_local[:, :2] * plane).sum(1)
+    by_local *= focal / depth
+    jacobian = np.empty((2, 8, len(seen)))
+    jacobian[:, :3] = np.cross(by_local, local.T[None], axis=1)
+    jacobian[:, 3] = focal * (1 + radial * radius2) * plane
+    jacobian[:, 4] = focal * radius2 * plane
+    jacobian[:, 5:] = np.einsum("dio,oki->dko", by_local, rotation)
+    return Linearised(residuals("pixel", seen, state).T, jacobian)
 
 
 def linearise(kind: Residual, seen: Observations, state: State) -> Linearised:
@@ -168,37 +168,80 @@ def robust_cost(residual: np.ndarray, weight: np.ndarray, scale_px: float) -> fl
     return float(weight @ np.log1p((residual**2).sum(1) / scale_px**2)) * 0.5 * scale_px**2
 
 
+_PAIRS = [(row, column) for row in range(8) for column in range(row, 8)]
+_ENTRY = {pair: number for number, pair in enumerate(_PAIRS)}
+
+
+def _entries(rows: range, columns: range) -> np.ndarray:
+    """Where the block ``rows`` x ``columns`` of a symmetric 8x8 lies among its 36 stored products."""
+    return np.array([[_ENTRY[min(row, column), max(row, column)] for column in columns] for row in rows])
+
+
+_TURN, _LENS, _POINT = range(3), range(3, 5), range(5, 8)
+
+
+class _Sum:
+    """Sums rows of ... x O by an index of O, contiguous runs at a time."""
+
+    def __init__(self, index: np.ndarray, count: int):
+        self.count = count
+        self.order = None if (np.diff(index) >= 0).all() else np.argsort(index, kind="stable")
+        ordered = index if self.order is None else index[self.order]
+        self.present, self.starts = np.unique(ordered, return_index=True)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        total = np.zeros((self.count, *rows.shape[:-1]))
+        if self.order is not None:
+            rows = rows.take(self.order, axis=-1)
+        total[self.present] = np.moveaxis(np.add.reduceat(rows, self.starts, axis=-1), -1, 0)
+        return total
+
+
 class _System:
     """The normal equations of one set of observations, points eliminated; index work is done once."""
 
     def __init__(self, seen: Observations, state: State, free: Free):
         self.views, self.groups, self.points = len(state.rotation), len(state.log_focal), len(state.points)
-        self.seen, self.group = seen, state.group[seen.view]
-        self.group_of_view = state.group
-        self.by_view, self.by_point = _picker(seen.view, self.views), _picker(seen.point, self.points)
-        self.by_group = _picker(self.group, self.groups)
-        self.by_group_point = _picker(self.group * self.points + seen.point, self.groups * self.points)
-        self.order = np.lexsort((seen.point, seen.view))
-        self.starts = np.searchsorted(seen.view[self.order], np.arange(self.views + 1))
-        self.free_view = np.concatenate([free.rotation[:, None].repeat(3, 1), free.centre[:, None].repeat(3, 1)], 1)
-        self.free_group = np.stack([free.focal, free.radial], 1)
+        self.seen, self.group_of_view = seen, state.group
+        group = state.group[seen.view]
+        self.by_view, self.by_point = _Sum(seen.view, self.views), _Sum(seen.point, self.points)
+        self.by_group = _Sum(group, self.groups)
+        self.by_group_point = _Sum(group * self.points + seen.point, self.groups * self.points)
+        self.free_view = np.column_stack([free.rotation] * 3 + [free.centre] * 3).astype(float)
+        self.free_group = np.column_stack([free.focal, free.radial]).astype(float)
         self.free_points = free.points
+        if not free.points and self.free_group.any():
+            raise ValueError("cameras with a free focal length need free points")
+        self.view_mixed = _MixedBlocks(seen, self.views, self.points)
 
     def form(self, lin: Linearised, weight: np.ndarray) -> None:
-        """Sum the blocks of J'WJ and J'Wr."""
-        by_view, by_group = lin.by_view * self.free_view[self.seen.view][:, None], lin.by_group * self.free_group[self.group][:, None]
-        pulled = weight[:, None, None] * np.concatenate([by_view, by_group, lin.by_point], axis=2)
-        every = np.concatenate([by_view, by_group, lin.by_point, lin.residual[:, :, None]], axis=2)
-        normal = np.einsum("oda,odb->oab", pulled, every)
-        camera, point, gradient = slice(0, 8), slice(8, 11), 11
-        self.camera_point = normal[:, camera, point]
-        self.hessian_view = _total(self.by_view, normal[:, :6, :6])
-        self.hessian_view_group = normal[:, :6, 6:8]
-        self.hessian_group = _total(self.by_group, normal[:, 6:8, 6:8])
-        self.hessian_point = _total(self.by_point, normal[:, point, point])
-        self.gradient_view = _total(self.by_view, normal[:, :6, gradient])
-        self.gradient_group = _total(self.by_group, normal[:, 6:8, gradient])
-        self.gradient_point = _total(self.by_point, normal[:, point, gradient])
+        """Sum the blocks of J'WJ and J'Wr; unknowns that are not free get zero rows."""
+        pulled = lin.jacobian * weight
+        product = np.stack([(pulled[:, row] * lin.jacobian[:, column]).sum(0) for row, column in _PAIRS])
+        gradient = (pulled * lin.residual[:, None]).sum(0)
+        turn_point, point_point = product[_entries(_TURN, _POINT)], product[_entries(_POINT, _POINT)]
+        lens_point, turn_lens = product[_entries(_LENS, _POINT)], product[_entries(_TURN, _LENS)]
+        self.camera_point = np.concatenate([turn_point, -point_point]) * self.free_view[self.seen.view].T[:, None]
+        self.group_point = self.by_group_point(lens_point).reshape(self.groups, self.points, 2, 3)
+        self.group_point = self.group_point * self.free_group[:, None, :, None]
+        self.hessian_point, self.gradient_point = self.by_point(point_point), self.by_point(gradient[5:])
+        self.hessian_view, self.hessian_view_group = self._view_blocks(product, turn_point, point_point, turn_lens, lens_point)
+        self.gradient_view = self.by_view(np.concatenate([gradient[:3], -gradient[5:]])) * self.free_view
+        lens_free = self.free_group[:, :, None] * self.free_group[:, None]
+        self.hessian_group = self.by_group(product[_entries(_LENS, _LENS)]) * lens_free
+        self.gradient_group = self.by_group(gradient[3:5]) * self.free_group
+
+    def _view_blocks(self, product, turn_point, point_point, turn_lens, lens_point) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks view x view (V 6 6) and view x its own camera (V 6 2)."""
+        turn_point, point_point = self.by_view(turn_point), self.by_view(point_point)
+        turn_turn = self.by_view(product[_entries(_TURN, _TURN)])
+        transposed = turn_point.transpose(0, 2, 1)
+        block = np.concatenate(
+            [np.concatenate([turn_turn, -turn_point], 2), np.concatenate([-transposed, point_point], 2)], 1
+        )
+        lens = np.concatenate([self.by_view(turn_lens), -self.by_view(lens_point).transpose(0, 2, 1)], 1)
+        lens = lens * self.free_view[:, :, None] * self.free_group[self.group_of_view][:, None]
+        return block * self.free_view[:, :, None] * self.free_view[:, None], lens
 
     def add_prior(self, radial: np.ndarray, strength: float) -> None:
         """Pull k1 towards 0 with ``strength / 2 * k1^2`` per camera."""
@@ -207,59 +250,69 @@ class _System:
 
     def step(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Marquardt step of views (V 6), cameras (G 2) and points (P 3)."""
-        hessian_point = self.hessian_point + _damped(self.hessian_point, damping)
-        inverse_point = np.linalg.inv(hessian_point)
-        half = np.linalg.cholesky(inverse_point) if self.free_points else np.zeros_like(inverse_point)
-        mixed = self.camera_point @ half[self.seen.point]
-        view_mixed, group_mixed = self._view_mixed(mixed[:, :6]), self._group_mixed(mixed[:, 6:])
+        if not self.free_points:  # every view stands alone
+            step_view = _alone(self.hessian_view, self.gradient_view, damping)
+            return step_view, np.zeros((self.groups, 2)), np.zeros((self.points, 3))
+        if not (self.free_view.any() or self.free_group.any()):  # every point stands alone
+            step_point = _alone(self.hessian_point, self.gradient_point, damping)
+            return np.zeros((self.views, 6)), np.zeros((self.groups, 2)), step_point
+        half = np.linalg.cholesky(np.linalg.inv(self.hessian_point + _damped(self.hessian_point, damping)))
+        view_mixed = self.view_mixed(_times(self.camera_point, half.transpose(1, 2, 0)[:, :, self.seen.point]))
+        group_mixed = (self.group_point @ half).transpose(0, 2, 1, 3).reshape(2 * self.groups, 3 * self.points)
         along = np.einsum("pji,pj->pi", half, self.gradient_point).ravel()
         right_view = self.gradient_view.ravel() - view_mixed @ along
         right_group = self.gradient_group.ravel() - group_mixed @ along
         step_view, step_group = self._solve(view_mixed, group_mixed, right_view, right_group, damping)
-        pull = np.asarray(view_mixed.T @ step_view + group_mixed.T @ step_group).reshape(-1, 3)
-        step_point = -np.einsum("pij,pj->pi", half, along.reshape(-1, 3) + pull)
+        pull = np.asarray(view_mixed.T @ step_view + group_mixed.T @ step_group)
+        step_point = -np.einsum("pij,pj->pi", half, (along + pull).reshape(-1, 3))
         return step_view.reshape(-1, 6), step_group.reshape(-1, 2), step_point
-
-    def _view_mixed(self, blocks: np.ndarray) -> np.ndarray | scipy.sparse.bsr_array:
-        if self.views <= DENSE_VIEWS:
-            dense = np.zeros((self.views, 6, self.points, 3))
-            dense[self.seen.view, :, self.seen.point, :] = blocks
-            return dense.reshape(6 * self.views, 3 * self.points)
-        columns = self.seen.point[self.order]
-        shape = (6 * self.views, 3 * self.points)
-        return scipy.sparse.bsr_array((blocks[self.order], columns, self.starts), shape=shape)
-
-    def _group_mixed(self, blocks: np.ndarray) -> np.ndarray:
-        summed = _total(self.by_group_point, blocks).reshape(self.groups, self.points, 2, 3)
-        return summed.transpose(0, 2, 1, 3).reshape(2 * self.groups, 3 * self.points)
-
-    def _corner(self) -> np.ndarray:
-        """View-by-camera block of the Hessian; each view touches its own camera only."""
-        dense = np.zeros((self.views, 6, self.groups, 2))
-        dense[np.arange(self.views), :, self.group_of_view, :] = _total(self.by_view, self.hessian_view_group)
-        return dense.reshape(6 * self.views, 2 * self.groups)
 
     def _solve(self, view_mixed, group_mixed, right_view, right_group, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Both camera steps: views are eliminated first, since their part alone is sparse."""
         blocks = self.hessian_view + _damped(self.hessian_view, damping)
-        corner = self._corner() - np.asarray(view_mixed @ group_mixed.T)
+        corner = np.zeros((self.views, 6, self.groups, 2))
+        corner[np.arange(self.views), :, self.group_of_view, :] = self.hessian_view_group
+        corner = corner.reshape(6 * self.views, 2 * self.groups) - np.asarray(view_mixed @ group_mixed.T)
         small = scipy.linalg.block_diag(*(self.hessian_group + _damped(self.hessian_group, damping)))
         small = small - group_mixed @ group_mixed.T
-        solve = _factor(blocks, view_mixed)
-        eliminated = solve(np.column_stack([corner, right_view]))
+        eliminated = _factor(blocks, view_mixed)(np.column_stack([corner, right_view]))
         inner, outer = eliminated[:, :-1], eliminated[:, -1]
         step_group = -np.linalg.solve(small - corner.T @ inner, right_group - corner.T @ outer)
         return -(outer + inner @ step_group), step_group
 
 
-def _picker(index: np.ndarray, count: int) -> scipy.sparse.csr_array:
-    """Sparse matrix that sums rows by index."""
-    rows = np.arange(len(index))
-    return scipy.sparse.csr_array((np.ones(len(index)), (index, rows)), shape=(count, len(index)))
+class _MixedBlocks:
+    """Places the 6x3 block of each observation in the views-by-points matrix: dense up to `DENSE_VIEWS`, else sparse."""
+
+    def __init__(self, seen: Observations, views: int, points: int):
+        self.shape = (6 * views, 3 * points)
+        if views <= DENSE_VIEWS:
+            inside = np.arange(6)[:, None, None] * self.shape[1] + np.arange(3)[:, None]
+            self.place = inside + 6 * self.shape[1] * seen.view + 3 * seen.point
+            self.dense = None
+        else:
+            self.order = np.lexsort((seen.point, seen.view))
+            self.columns = seen.point[self.order]
+            self.starts = np.searchsorted(seen.view[self.order], np.arange(views + 1))
+
+    def __call__(self, blocks: np.ndarray) -> np.ndarray | scipy.sparse.bsr_array:
+        """``blocks`` is 6 3 O."""
+        if self.shape[0] <= 6 * DENSE_VIEWS:
+            if self.dense is None:
+                self.dense = np.zeros(self.shape)  # the same entries are filled every time
+            self.dense.reshape(-1)[self.place] = blocks
+            return self.dense
+        data = np.ascontiguousarray(blocks.transpose(2, 0, 1)[self.order])
+        return scipy.sparse.bsr_array((data, self.columns, self.starts), shape=self.shape)
 
 
-def _total(picker: scipy.sparse.csr_array, rows: np.ndarray) -> np.ndarray:
-    return (picker @ rows.reshape(len(rows), -1)).reshape(picker.shape[0], *rows.shape[1:])
+def _times(left: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """A 3 O times 3 3 O, the second lower triangular."""
+    return np.stack([(left[:, column:] * lower[column:, column]).sum(1) for column in range(3)], axis=1)
+
+
+def _alone(hessian: np.ndarray, gradient: np.ndarray, damping: float) -> np.ndarray:
+    return -np.linalg.solve(hessian + _damped(hessian, damping), gradient[..., None])[..., 0]
 
 
 def _damped(blocks: np.ndarray, damping: float) -> np.ndarray:
@@ -313,7 +366,7 @@ def solve(
     cost = _cost(kind, seen, state, scale_px, radial_prior)
     for _ in range(iterations):
         lin = linearise(kind, seen, state)
-        weight = seen.weight / (1 + (lin.residual**2).sum(1) / scale_px**2)
+        weight = seen.weight / (1 + (lin.residual**2).sum(0) / scale_px**2)
         system.form(lin, weight)
         system.add_prior(state.radial, radial_prior)
         while damping < 1e6:
