@@ -1,0 +1,81 @@
+"""Rules of the house that a linter does not know."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "src").rglob("*.py"))
+# Copyleft, or bound to another build of torch than the tested one.
+FORBIDDEN = {"torchvision", "plyfile", "evo"}
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 80
+
+
+def faults(code: str) -> list[str]:
+    """What breaks a rule in one file."""
+    tree = ast.parse(code)
+    found = ["file too long"] if len(code.splitlines()) > LONGEST_FILE else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            from_module = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            found += [f"imports {name}" for name in from_module if name.split(".")[0] in FORBIDDEN]
+            # The shape checks of the tests need annotations as objects.
+            found += ["postpones annotations"] if "__future__" in from_module else []
+        elif isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
+            found.append(f"{node.name} too long")
+        elif isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"bare except in line {node.lineno}")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}:
+            found.append(f"{node.func.id} in line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_file_keeps_the_rules(path):
+    found = faults(path.read_text())
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torchvision.transforms",
+        "from evo.core import metrics",
+        "from __future__ import annotations",
+        "try:\n    pass\nexcept:\n    pass",
+        "eval('1')",
+        "\n" * (LONGEST_FILE + 1),
+        "def f():\n" + "    x = 1\n" * LONGEST_FUNCTION,
+    ],
+)
+def test_each_rule_is_checked(code):
+    assert len(faults(code)) == 1
+
+
+def test_version_stands_in_the_changelog():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_is_pinned_to_the_tested_set():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=\[]", requirement)[0].lower() for requirement in wanted}
+    assert names <= pinned
+    assert not FORBIDDEN & pinned - {"evo"}
+
+
+def test_no_link_of_the_documents_is_broken():
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text())
+        if not (document.parent / target).exists()
+    ]
+    assert not broken
