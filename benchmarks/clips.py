@@ -18,7 +18,7 @@ from torch import Tensor
 from unproject.geometry.camera import corner_from_center, project, unproject
 from unproject.geometry.rigid import transform
 
-DepthReader = Callable[[int], Tensor]
+Reader = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Clip:
     files: tuple[Path, ...]
     """Image files in order, or one video."""
     ordered: bool
-    """Neighbours in the list overlap (a video), which COLMAP's sequential matching needs; photos are matched all to all."""
+    """A video: COLMAP matches neighbours. Photos are matched all to all."""
     unit: str = "scene"
     """What one unit of the true poses is: "m", or "scene" where the truth has no scale."""
     world_from_cam: Tensor | None = None
@@ -38,9 +38,9 @@ class Clip:
     """[N, 3, 3] float64, corner-origin pixels of the files."""
     distortion: Tensor | None = None
     """[N, 5] float64, OpenCV order; None means none."""
-    depth: DepthReader | None = None
+    depth: Reader | None = None
     """Frame number -> z [H, W] in the pixels of the file, 0 where unknown."""
-    moving: DepthReader | None = None
+    moving: Reader | None = None
     """Frame number -> bool [H, W], true where something moves."""
     joints: "Joints | None" = None
 
@@ -73,9 +73,10 @@ def data_root() -> Path:
 
 
 def register_depth(depth: Tensor, intrinsics: Tensor, target_intrinsics: Tensor, target_from_source: Tensor) -> Tensor:
-    """The depth map [H, W] as another camera of the same image size sees it; the nearest surface wins, 0 where none lands.
+    """The depth map [H, W] as another camera of the same image size sees it; the nearest surface wins.
 
-    A pixel is moved as a whole, so the target must not be finer than the source (Kinect: colour f 525, depth 585).
+    0 where nothing lands. A pixel is moved as a whole, so the target must not be finer than the source (Kinect: colour
+    f 525, depth 585).
     """
     height, width = depth.shape
     seen = unproject(depth, intrinsics)[depth > 0]
@@ -116,7 +117,7 @@ def _posed(
     *,
     ordered: bool,
     keep: slice = slice(None),
-    depth: Callable[[dict, list[dict]], DepthReader] | None = None,
+    depth: Callable[[dict, list[dict]], Reader] | None = None,
 ) -> Clip:
     """A clip whose truth is in `cameras.json`; `depth` makes its depth reader from that file and the frames kept."""
     cameras = _cameras(folder)
@@ -138,7 +139,7 @@ def _posed(
     )
 
 
-def _kitchen_depth(cameras: dict, frames: list[dict]) -> DepthReader:
+def _kitchen_depth(cameras: dict, frames: list[dict]) -> Reader:
     """Kinect depth, registered to the colour camera."""
     source, target = (corner_from_center(torch.tensor(cameras[key], dtype=torch.float64)) for key in ("K_depth", "K"))
     color_from_depth = torch.tensor(cameras["T_color_depth"], dtype=torch.float64)
@@ -153,10 +154,10 @@ def _kitchen_depth(cameras: dict, frames: list[dict]) -> DepthReader:
 
 
 GRIPPER_BELOW_M = 0.2
-"""The gripper is fixed in the image at 0.05..0.15 m and the shelf begins at 0.2 m (measured): it is no part of the scene."""
+"""The gripper is fixed in the image at 0.05..0.15 m and the shelf begins at 0.2 m (measured)."""
 
 
-def _shelf_depth(cameras: dict, frames: list[dict]) -> DepthReader:
+def _shelf_depth(cameras: dict, frames: list[dict]) -> Reader:
     """RealSense depth, already registered; the 16 bits are rotated by three."""
 
     def read(index: int) -> Tensor:

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarks import clips
 from torch import Tensor
 
+from benchmarks import clips
 from unproject.geometry.camera import corner_from_center, intrinsics_from_focal, project, rays, unproject
 from unproject.geometry.rays import sampson_distance
 from unproject.geometry.rigid import inverse, skew, transform
@@ -28,7 +28,7 @@ def gray(clip: clips.Clip, index: int) -> np.ndarray:
 
 
 def sift_matches(a: np.ndarray, b: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Matched corner-origin pixels [P, 2] of two images, most of them right; found at half size where large, for speed."""
+    """Matched corner-origin pixels [P, 2] of two images, most of them right; large images at half size, for speed."""
     size = 0.5 if max(a.shape) > 1000 else 1.0
     small = [cv2.resize(image, None, fx=size, fy=size, interpolation=cv2.INTER_AREA) for image in (a, b)]
     (key_a, code_a), (key_b, code_b) = (cv2.SIFT_create(1500).detectAndCompute(image, None) for image in small)

@@ -1,0 +1,124 @@
+"""Scores of answers that are known to be right, or wrong by a known amount."""
+
+import sys
+
+import pytest
+import torch
+
+from benchmarks import score, table
+from benchmarks.clips import Clip
+from benchmarks.measure import RunFailed, measured
+from benchmarks.solvers import Solved
+from unproject.geometry.rigid import from_rt, so3_exp
+from unproject.io.result import Reconstruction
+from unproject.types import Cameras, FrameInfo, FrameMaps
+
+VIEWS, HEIGHT, WIDTH = 5, 24, 32
+
+
+@pytest.fixture
+def clip(tmp_path) -> Clip:
+    generator = torch.Generator().manual_seed(1)
+    rotation = so3_exp(torch.randn(VIEWS, 3, dtype=torch.float64, generator=generator) * 0.3)
+    poses = from_rt(rotation, torch.randn(VIEWS, 3, dtype=torch.float64, generator=generator))
+    depth = 2 + torch.rand(VIEWS, HEIGHT // 2, WIDTH // 2, dtype=torch.float64, generator=generator)
+    depth = depth.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    depth[:, :4] = 0
+    moving = torch.zeros(VIEWS, HEIGHT, WIDTH, dtype=torch.bool)
+    moving[:4, 8:16, 8:20] = True
+    return Clip(
+        name="made_up",
+        files=tuple(tmp_path / f"{index}.png" for index in range(VIEWS)),
+        ordered=True,
+        unit="m",
+        world_from_cam=poses,
+        depth=lambda index: depth[index],
+        moving=lambda index: moving[index],
+    )
+
+
+def answer(clip: Clip, *, lost: int = 0, scale: float = 1.0, depth_factor: float = 1.0) -> Solved:
+    """The truth at half resolution and another scale, the last views lost."""
+    poses = clip.world_from_cam.clone()
+    poses[:, :3, 3] *= scale
+    poses[VIEWS - lost :] = torch.nan
+    found = poses.isfinite().all(-1).all(-1)
+    maps = []
+    for index in range(VIEWS):
+        depth = clip.depth(index)[1::2, 1::2].float() * scale
+        claimed = torch.zeros(depth.shape, dtype=torch.bool)
+        claimed[:, : WIDTH // 4] = True
+        maps.append(
+            FrameMaps(
+                depth=torch.where(claimed, depth, depth * depth_factor),
+                valid=claimed,
+                confidence=claimed.float(),
+                motion=clip.moving(index)[::2, ::2].float(),
+                to_original=torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0]]),
+            )
+        )
+    cameras = Cameras(
+        world_from_cam=poses,
+        intrinsics=torch.eye(3).repeat(VIEWS, 1, 1),
+        distortion=torch.zeros(VIEWS, 5),
+        found=found,
+        component=torch.where(found, 0, -1),
+        quality=found.float(),
+    )
+    infos = [FrameInfo(file=str(file), index=0, time_s=0.0, width=WIDTH, height=HEIGHT) for file in clip.files]
+    result = Reconstruction(frames=tuple(infos), cameras=cameras, maps=maps)
+    return Solved(world_from_cam=poses, seconds=3.0, stages_s={"all": 3.0}, peak_mib=100.0, notes=(), result=result)
+
+
+def test_truth_at_another_scale_and_resolution_has_no_error(clip):
+    row = score.rate(clip, "ours", answer(clip, scale=7.0))
+    assert row.ate == pytest.approx(0, abs=1e-9)
+    assert row.auc5 == pytest.approx(100)
+    assert row.depth.rel == pytest.approx(0, abs=1e-6)
+    assert row.depth.inlier_all == 1
+    assert row.depth.coverage == pytest.approx(0.5)
+    assert row.motion_iou == 1
+    assert (row.found, row.views) == (VIEWS, VIEWS)
+
+
+def test_views_that_were_not_found_cost_auc_and_coverage_and_not_ate(clip):
+    row = score.rate(clip, "ours", answer(clip, lost=2))
+    assert row.found == 3
+    assert row.ate == pytest.approx(0, abs=1e-9)
+    assert row.auc30 == pytest.approx(100 * 3 / 10)
+    assert row.depth.coverage == pytest.approx(0.5 * 3 / 5)
+    assert row.depth.frames == 3
+
+
+def test_pixels_that_were_filled_in_count_only_among_all_pixels(clip):
+    row = score.rate(clip, "ours", answer(clip, depth_factor=1.5))
+    assert row.depth.rel == pytest.approx(0, abs=1e-6)
+    assert row.depth.rel_all == pytest.approx(0.25, abs=1e-5)
+    assert row.depth.inlier_all == pytest.approx(0.5)
+
+
+def test_too_few_cameras_give_no_trajectory_error_and_a_crash_gives_a_row(clip):
+    assert score.rate(clip, "colmap", answer(clip, lost=3)).ate is None
+    row = score.Row.failed(clip, "ours", RunFailed("exit code 1: it broke"))
+    assert "it broke" in table.markdown([row])
+
+
+def test_rows_survive_the_disk_and_stand_in_one_line_per_clip(clip):
+    ours, colmap = (score.rate(clip, name, answer(clip)) for name in ("ours", "colmap"))
+    assert score.Row.from_json(ours.to_json()) == ours
+    text = table.markdown([ours, colmap])
+    assert "| made_up [m] | 5/5 / 5/5 | 0.0000 / 0.0000 |" in text
+
+
+def test_peak_memory_is_the_commands_own():
+    ballast = bytearray(200 << 20)
+    idle = measured([sys.executable, "-S", "-c", "pass"])
+    busy = measured([sys.executable, "-S", "-c", "x = bytearray(100 << 20)"])
+    assert len(ballast) > 0
+    assert idle < 60
+    assert 100 < busy < 180
+
+
+def test_a_command_that_fails_says_its_last_words():
+    with pytest.raises(RunFailed, match="exit code 3: no luck"):
+        measured([sys.executable, "-S", "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
