@@ -14,7 +14,7 @@ SWEEPS = 30
 def average_rotations(views: int, relatives: list[RelativeRotation], fixed: dict[int, np.ndarray]) -> np.ndarray:
     """``world_from_cam`` rotations (V 3 3) of a connected set of views.
 
-    Starts from the spanning tree with most inliers, then re-weighted least squares on log residuals with a Cauchy
+    Starts from the spanning tree of the edges that agree best with their triangles, then re-weighted least squares on log residuals with a Cauchy
     scale that shrinks from 30 to 5 degrees. Rotations in ``fixed`` stay; without any the first view is the identity.
     """
     anchors = fixed or {0: np.eye(3)}
@@ -22,7 +22,7 @@ def average_rotations(views: int, relatives: list[RelativeRotation], fixed: dict
     b = np.array([relative.b for relative in relatives])
     a_from_b = np.stack([relative.a_from_b for relative in relatives])
     support = np.sqrt(np.minimum([relative.inliers for relative in relatives], 200.0))
-    rotation = _along_tree(views, a, b, a_from_b, support, anchors)
+    rotation = _along_tree(views, a, b, a_from_b, support * _triangle_trust(a, b, a_from_b), anchors)
     free = np.setdiff1d(np.arange(views), list(anchors))
     for sweep in range(SWEEPS):
         error = Rotation.from_matrix(rotation[a] @ a_from_b @ rotation[b].transpose(0, 2, 1)).as_rotvec()
@@ -33,6 +33,27 @@ def average_rotations(views: int, relatives: list[RelativeRotation], fixed: dict
         if np.abs(step).max() < 1e-7:
             break
     return rotation
+
+
+def _triangle_trust(a: np.ndarray, b: np.ndarray, a_from_b: np.ndarray) -> np.ndarray:
+    """Share of each edge's triangles that close within 10 degrees, from 0.05 to 1.
+
+    An outlier in the starting tree would leave its view alone against all its good edges, which the sweeps cannot mend.
+    """
+    number = {(int(i), int(j)): edge for edge, (i, j) in enumerate(zip(a, b, strict=True))}
+    after: dict[int, set[int]] = {}
+    for i, j in number:
+        after.setdefault(i, set()).add(j)
+    corners = [(i, j, k) for i, j in number for k in after[i] & after.get(j, set())]
+    if not corners:
+        return np.ones(len(a))
+    first, second, across = np.array([[number[i, j], number[j, k], number[i, k]] for i, j, k in corners]).T
+    closure = a_from_b[first] @ a_from_b[second] @ a_from_b[across].transpose(0, 2, 1)
+    closes = Rotation.from_matrix(closure).magnitude() < np.deg2rad(10)
+    edges = np.concatenate([first, second, across])
+    total = np.bincount(edges, minlength=len(a))
+    good = np.bincount(edges, weights=np.tile(closes, 3), minlength=len(a))
+    return np.where(total > 0, 0.05 + 0.95 * good / np.maximum(total, 1), 0.3)
 
 
 def _along_tree(views: int, a, b, a_from_b, support, anchors: dict[int, np.ndarray]) -> np.ndarray:
