@@ -1,4 +1,4 @@
-"""The checker that every function of the package runs under in tests: beartype, with an int welcome where a float is."""
+"""The checker that every function of the package runs under in tests: beartype, where an int may be a float."""
 
 from beartype import BeartypeConf, beartype
 

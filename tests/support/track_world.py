@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from unproject.inference.refine import CameraPrior
+from unproject.inference.problem import CameraPrior
 from unproject.types import Tracks
 
 WIDTH, HEIGHT = 640.0, 480.0
