@@ -73,7 +73,11 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray], stored: tuple[str, .
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of an archive; `InputError` that names the file where it is missing, cut short or not ours."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy.load leaves a file open that it cannot read.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an archive")
             return {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
         raise InputError(f"{path}: {_complaint(error)}; make the result again") from error

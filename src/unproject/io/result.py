@@ -21,8 +21,8 @@ from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3
 
 
 @dataclass(frozen=True)
-class LazyMaps(Sequence[FrameMaps]):
-    """Maps that are made when they are asked for: read from disk, or derived from others. Nothing is kept in memory."""
+class LazyMaps(Sequence):  # not Sequence[FrameMaps]: run-time type checks would make an item to look at it
+    """`FrameMaps` that are made when they are asked for, from disk or from others; nothing is kept in memory."""
 
     length: int
     make: Callable[[int], FrameMaps]
@@ -33,8 +33,8 @@ class LazyMaps(Sequence[FrameMaps]):
     @overload
     def __getitem__(self, index: int) -> FrameMaps: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[FrameMaps]: ...
-    def __getitem__(self, index: int | slice) -> FrameMaps | Sequence[FrameMaps]:
+    def __getitem__(self, index: slice) -> "LazyMaps": ...
+    def __getitem__(self, index: int | slice) -> "FrameMaps | LazyMaps":
         if isinstance(index, slice):
             chosen = range(self.length)[index]
             return LazyMaps(len(chosen), lambda position: self.make(chosen[position]))
@@ -73,7 +73,7 @@ class Reconstruction:
     frames: tuple[FrameInfo, ...]
     cameras: Cameras
     """For the original files' pixels."""
-    maps: Sequence[FrameMaps]
+    maps: LazyMaps | Sequence[FrameMaps]
     """One per frame, or none at all where only cameras could be found."""
     sparse: Points3D | None = None
     tracks: MovingTracks | None = None

@@ -137,7 +137,8 @@ class ResultWriter:
             place = self.target / path.relative_to(self.partial)
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, place)
-        _remove_own(self.partial)
+        for path in sorted([self.partial, *self.partial.rglob("*")], reverse=True):
+            path.rmdir()
 
 
 def _partial_folder(target: Path) -> Path:
