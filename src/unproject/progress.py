@@ -1,11 +1,12 @@
 """How long work tells where it stands, without knowing whether anybody looks."""
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Passes items through and may show how many went by. The CLI draws bars; a library caller hears nothing."""
 

@@ -1,0 +1,310 @@
+"""The command line: flags in, one result on stdout, progress on stderr, an exit code that says what happened.
+
+Verbs only translate; the work is done below. Whatever takes time to import is imported by the verb that needs it.
+"""
+
+import json as json_format
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from unproject.errors import INTERRUPTED, PARTIAL, InputError, MemoryLimitError, UnprojectError, UsageError
+from unproject.progress import Item, Progress, silent
+
+if TYPE_CHECKING:
+    from unproject.io.result import Reconstruction
+
+
+def _flag(kind: str | None = None, short: str | None = None) -> Any:
+    return tyro.conf.arg(metavar=kind, aliases=[short] if short else None, help_behavior_hint="")
+
+
+Source = Annotated[tuple[str, ...], tyro.conf.Positional, _flag("SOURCE ...")]
+Result = Annotated[Path, tyro.conf.Positional, _flag("OUT")]
+Output = Annotated[Path | None, _flag("FOLDER", "-o")]
+Place = Annotated[Path | None, _flag("PATH")]
+Count = Annotated[int | None, _flag("N")]
+Number = Annotated[float | None, _flag("X")]
+Formats = Annotated[str, _flag("A,B,...")]
+Switch = Annotated[bool, _flag()]
+Quiet = Annotated[bool, _flag(short="-q")]
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory", "bad_alloc")
+_EXTRAS = {"cluster": "ray", "heic": "pillow_heif", "hub": "huggingface_hub", "train": "tensorboard", "view": "viser"}
+
+
+def reconstruct(
+    source: Source = (),
+    /,
+    *,
+    output: Output = None,
+    sample: Switch = False,
+    cameras: Place = None,
+    masks: Place = None,
+    every: Count = None,
+    fps: Number = None,
+    start: Number = None,
+    end: Number = None,
+    max_frames: Count = None,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    overwrite: Switch = False,
+    resume: Switch = False,
+    dry_run: Switch = False,
+    json: Switch = False,
+    quiet: Quiet = False,
+) -> int:
+    """Cameras, depth and motion from image files, a folder, a glob or a video.
+
+    Args:
+        source: A video, a folder or glob of images, or several image files (taken in natural order: 2 before 10).
+        output: Folder for the result; needed unless --dry-run.
+        sample: Use the sample clip that comes with the package.
+        cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
+        masks: Folder with one mask per frame; black pixels are ignored.
+        every: Take every n-th frame.
+        fps: Take at most so many frames per second of a video.
+        start: Begin at this second of a video, or at this number in a list of images.
+        end: Stop before this second or number.
+        max_frames: Take at most so many frames, spread evenly.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: Precision of networks.
+        seed: Start of the random numbers; the same seed gives the same result.
+        overwrite: Replace the result in the output folder; files of others stay.
+        resume: Go on with an interrupted run.
+        dry_run: Say what would be read, and what memory and time it takes; write nothing.
+        json: Print the result as JSON.
+        quiet: No progress bars, no notes.
+    """
+    if bool(source) == sample:
+        raise UsageError("give either an input or --sample: unproject reconstruct clip.mp4 -o out")
+    if output is None and not dry_run:
+        raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
+    selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    with ExitStack() as stack:
+        given: str | list[str] = _sample(stack) if sample else _ordered(source)
+        from unproject.inference import reconstruct as work
+
+        if dry_run:
+            _say(asdict(work.plan(given, **selection)), json)
+            return 0
+        result = work.reconstruct(
+            given,
+            output=output,
+            cameras=cameras,
+            masks=masks,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            overwrite=overwrite,
+            resume=resume,
+            progress=_progress(quiet),
+            **selection,
+        )
+    _say_result(result, output, json, quiet)
+    return PARTIAL if result.provenance["state"] == "partial" else 0
+
+
+def export(
+    result: Result,
+    /,
+    *,
+    to: Formats,
+    output: Output = None,
+    no_images: Switch = False,
+    json: Switch = False,
+) -> int:
+    """A result in the formats of other programs.
+
+    Args:
+        result: Output folder of `reconstruct`.
+        to: Formats, separated by commas: ply, glb, colmap, colmap-text, nerfstudio, tum, tracks.
+        output: Folder for the files (exports in the result by default).
+        no_images: Leave out the pictures that COLMAP and nerfstudio look for beside their files.
+        json: Print the paths as JSON.
+    """
+    from unproject.io.export import export as write
+    from unproject.io.result import Reconstruction
+
+    formats = [name.strip() for name in to.split(",") if name.strip()]
+    if not formats:
+        raise UsageError("--to names no format: try --to ply,colmap")
+    written = write(Reconstruction.load(result), output or result / "exports", formats, images=not no_images)
+    _say({name: str(path) for name, path in written.items()}, json)
+    return 0
+
+
+def validate(result: Result, /, *, json: Switch = False) -> int:
+    """Check a result folder: structure, numbers, and whether its points land in its cameras. Exits with 1 if not.
+
+    Args:
+        result: Output folder of `reconstruct`.
+        json: Print the checks as JSON.
+    """
+    from unproject.io.validate import validate as check
+
+    report = check(result)
+    if json:
+        _say(report.json(), json)
+    else:
+        print(report.text())
+    return 0 if report.passed else 1
+
+
+def doctor(*, json: Switch = False) -> int:
+    """What this machine offers: versions, device, memory, cache, disk, optional extras.
+
+    Args:
+        json: Print it as JSON.
+    """
+    _say(_machine(), json)
+    return 0
+
+
+_VERBS = {"reconstruct": reconstruct, "export": export, "validate": validate, "doctor": doctor}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; every failure becomes one line on stderr and its exit code (UNPROJECT_DEBUG=1 shows the traceback).
+
+    0 ok, 1 failed, 2 usage, 3 input unreadable, 4 weights missing, 5 out of memory, 6 partial result, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(_version("unproject"))
+        return 0
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            _VERBS,
+            prog="unproject",
+            description="Cameras, depth and motion from images and video.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except KeyboardInterrupt:
+        print("unproject: interrupted; --resume goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        known = _explained(error)
+        if os.environ.get("UNPROJECT_DEBUG"):
+            traceback.print_exception(error)
+        print(f"unproject: error: {' '.join(str(known).split())}", file=sys.stderr)
+        return known.exit_code
+
+
+def _explained(error: Exception) -> UnprojectError:
+    """Any failure as one of ours: the text is one line with the remedy."""
+    if isinstance(error, UnprojectError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+        return MemoryLimitError("out of memory: take fewer frames (--max-frames), --dry-run says what they need")
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return InputError(f"{error.filename}: {error.strerror}: check the path and its permissions")
+    if isinstance(error, OSError):
+        return UnprojectError(f"{error.filename or 'the system'}: {error.strerror or error}: mend that and run again")
+    return UnprojectError(f"{text}: this is a fault of unproject, UNPROJECT_DEBUG=1 shows where; please report it")
+
+
+def _ordered(source: tuple[str, ...]) -> str | list[str]:
+    """A shell expands *.png as 1, 10, 2."""
+    from unproject.io.images import natural_key
+
+    return source[0] if len(source) == 1 else sorted(source, key=natural_key)
+
+
+def _sample(stack: ExitStack) -> str:
+    from importlib.resources import as_file, files
+
+    clip = files("unproject") / "assets" / "sample.mp4"
+    if not clip.is_file():
+        raise UnprojectError("this installation lacks its sample clip: install unproject again")
+    return str(stack.enter_context(as_file(clip)))
+
+
+def _progress(quiet: bool) -> Progress:
+    """Bars on stderr with stage, count and time left; nothing where nobody looks."""
+    if quiet or os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        return silent
+    from tqdm import tqdm
+
+    def bar(items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
+        return iter(tqdm(items, desc=f"{stage:<12}", total=total, file=sys.stderr, dynamic_ncols=True))
+
+    return bar
+
+
+def _say(facts: dict[str, Any], json: bool) -> None:
+    """As JSON, or as a column of names and one of values."""
+    if json:
+        print(json_format.dumps(facts, indent=1, default=str))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        plain = ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
+        print(f"{name.replace('_', ' '):<{width}}  {plain}")
+
+
+def _say_result(result: "Reconstruction", output: Path | None, json: bool, quiet: bool) -> None:
+    notes = result.provenance["notes"]
+    facts = {
+        "output": str(output),
+        "state": result.provenance["state"],
+        "frames": len(result),
+        "cameras_found": int(result.cameras.found.sum()),
+        "parts": len(result.components),
+        "points": 0 if result.sparse is None else len(result.sparse.xyz),
+        "depth_maps": len(result.maps),
+        "scale": result.scale,
+        "notes": notes,
+    }
+    if json:
+        _say(facts, json)
+        return
+    print("" if quiet else "".join(f"- {note}\n" for note in notes), end="")
+    print("{state} result: {cameras_found} of {frames} cameras, {points} points, scale {scale}".format_map(facts))
+    print(f"written to {output}, look at {output}/preview/index.html")
+
+
+def _machine() -> dict[str, Any]:
+    import shutil
+    from importlib.util import find_spec
+
+    import torch
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unproject"
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    packages = ("unproject", "torch", "numpy", "scipy", "opencv-python-headless", "av", "pillow", "pycolmap", "trimesh")
+    return {
+        "python": sys.version.split()[0],
+        **{name: _version(name) for name in packages},
+        "device": cuda or ["cpu"],
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "cache": f"{cache} ({'writable' if os.access(nearest, os.W_OK) else 'NOT writable: set XDG_CACHE_HOME'})",
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "extras": [name for name, module in _EXTRAS.items() if find_spec(module)],
+        "extras_absent": [name for name, module in _EXTRAS.items() if not find_spec(module)],
+    }
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
