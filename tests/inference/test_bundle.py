@@ -7,8 +7,9 @@ import pytest
 import torch
 from track_world import HEIGHT, WIDTH, TrackWorld, make_world, similarity_error
 
-from unproject.inference import bundle
-from unproject.inference.bundle import Free, Observations, State
+from unproject.inference import bundle, reprojection
+from unproject.inference.bundle import Free
+from unproject.inference.reprojection import Observations, State
 from unproject.losses.weak import cauchy, registration_residual_px
 
 
@@ -45,23 +46,26 @@ def test_residual_is_the_registration_loss() -> None:
     pose[:, :3, :3] = torch.as_tensor(state.rotation[seen.view])
     pose[:, :3, 3] = torch.as_tensor(state.centre[seen.view])
     focal = torch.full((len(seen),), world.focal, dtype=torch.float64)
-    rays = torch.as_tensor(bundle.unit_rays(seen.xy, focal.numpy()))
+    rays = torch.as_tensor(reprojection.unit_rays(seen.xy, focal.numpy()))
     expected = registration_residual_px(torch.as_tensor(state.points[seen.point]), pose, rays, focal)
-    found = bundle.residuals("angle", seen, state)
+    found = reprojection.residuals("angle", seen, state)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-9)
     cost = cauchy(expected, 2.0).sum().item()
-    assert bundle.robust_cost(found, np.ones(len(seen)), 2.0) == pytest.approx(cost)
+    assert reprojection.robust_cost(found, np.ones(len(seen)), 2.0) == pytest.approx(cost)
 
 
 @pytest.mark.parametrize("kind", ["angle", "pixel"])
-def test_derivatives_are_finite_differences(kind: bundle.Residual) -> None:
+def test_derivatives_are_finite_differences(kind: reprojection.Residual) -> None:
     world = make_world(3, 20, noise_px=5.0, radial=0.05)
     seen, state = observations(world), truth(world, radial=0.07)
-    jacobian = bundle.linearise(kind, seen, state).jacobian
+    jacobian = reprojection.linearise(kind, seen, state).jacobian
     step = 1e-6
 
     def difference(view: np.ndarray, group: np.ndarray, point: np.ndarray) -> np.ndarray:
-        ends = [bundle.residuals(kind, seen, bundle.moved(state, s * view, s * group, s * point)) for s in (step, -step)]
+        ends = [
+            reprojection.residuals(kind, seen, reprojection.moved(state, s * view, s * group, s * point))
+            for s in (step, -step)
+        ]
         return (ends[0] - ends[1]).T / (2 * step)
 
     for column in range(6):
@@ -79,13 +83,13 @@ def test_derivatives_are_finite_differences(kind: bundle.Residual) -> None:
 def test_focal_derivative_needs_the_residual_term() -> None:
     """Planted fault: leaving the residual out of d/dlog f (the focal then sticks) is seen by the test above."""
     world = make_world(3, 20, noise_px=5.0)
-    lin = bundle.linearise("angle", observations(world), truth(world))
+    lin = reprojection.linearise("angle", observations(world), truth(world))
     assert np.abs(lin.residual).max() > 1.0  # the term is not small, so the 1e-4 above would fail without it
 
 
 def dense_step(seen: Observations, state: State, free: Free, scale: float, damping: float) -> np.ndarray:
     """One damped step from the full matrix of normal equations, nothing eliminated."""
-    lin = bundle.linearise("pixel", seen, state)
+    lin = reprojection.linearise("pixel", seen, state)
     views, points = len(state.rotation), len(state.points)
     full = np.zeros((len(seen), 2, 6 * views + 2 + 3 * points))
     for row in range(len(seen)):
@@ -109,7 +113,7 @@ def test_elimination_equals_the_full_system(dense_views: int, monkeypatch: pytes
     world = make_world(4, 25, noise_px=2.0)
     seen, state, free = observations(world), truth(world), all_free(4)
     system = bundle._System(seen, state, free)
-    lin = bundle.linearise("pixel", seen, state)
+    lin = reprojection.linearise("pixel", seen, state)
     system.form(lin, 1 / (1 + (lin.residual**2).sum(0) / 4.0))
     found = np.concatenate([part.ravel() for part in system.step(1e-3)])
     np.testing.assert_allclose(found, dense_step(seen, state, free, 2.0, 1e-3), rtol=1e-5, atol=1e-9)
@@ -119,7 +123,7 @@ def test_solves_from_coincident_centres() -> None:
     world = make_world(8, 200, noise_px=0.2)
     seen, state = observations(world), truth(world)
     start = replace(state, centre=1e-2 * np.random.default_rng(0).normal(size=(8, 3)))
-    rays = np.einsum("oij,oj->oi", state.rotation[seen.view], bundle.unit_rays(seen.xy, state.focal[seen.view]))
+    rays = np.einsum("oij,oj->oi", state.rotation[seen.view], reprojection.unit_rays(seen.xy, state.focal[seen.view]))
     far = np.zeros((200, 3))
     np.add.at(far, seen.point, rays)
     start = replace(start, points=far / np.linalg.norm(far, axis=1, keepdims=True))
@@ -150,6 +154,6 @@ def test_points_behind_the_camera_are_outliers_in_pixels_and_turn_back_in_angles
     world = make_world(2, 10, noise_px=0.0)
     seen, state = observations(world), truth(world)
     behind = replace(state, points=state.points + 2 * (state.centre[0] - state.points))
-    assert (bundle.residuals("pixel", seen, behind)[seen.view == 0] == 1e4).all()
-    chord = np.linalg.norm(bundle.residuals("angle", seen, behind)[seen.view == 0], axis=1)
+    assert (reprojection.residuals("pixel", seen, behind)[seen.view == 0] == 1e4).all()
+    chord = np.linalg.norm(reprojection.residuals("angle", seen, behind)[seen.view == 0], axis=1)
     np.testing.assert_allclose(chord, 2 * world.focal, rtol=1e-6)  # the far end of the scale, not beyond it

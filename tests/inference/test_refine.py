@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from track_world import TrackWorld, make_world, similarity_error
 
-from unproject.inference import refine
+from unproject.inference import problem, refine
 from unproject.inference.extend import extended
 from unproject.inference.rotations import average_rotations
 from unproject.inference.twoview import RelativeRotation
@@ -106,7 +106,7 @@ def test_views_without_common_tracks_are_apart() -> None:
         uv=torch.cat([one.tracks.uv, two.tracks.uv]),
         weight=torch.cat([one.tracks.weight, two.tracks.weight]),
     )
-    sets = refine.connected_views(tracks, 10)  # the tenth view sees nothing
+    sets = problem.connected_views(tracks, 10)  # the tenth view sees nothing
     assert [list(views) for views in sets] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
 
 

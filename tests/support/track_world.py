@@ -87,7 +87,6 @@ def make_world(
     return TrackWorld(tracks=tracks, rotation=rotation, centre=centre, points=cloud, focal=focal)
 
 
-
 def similarity_error(found: np.ndarray, true: np.ndarray) -> float:
     """Root mean square distance of centres (V 3) after the best similarity, as a share of the true spread."""
     a, b = found - found.mean(0), true - true.mean(0)

@@ -8,7 +8,8 @@ import torch
 
 from unproject.geometry import camera
 from unproject.inference import structure
-from unproject.inference.refine import CameraPrior, Solved
+from unproject.inference.problem import CameraPrior
+from unproject.inference.refine import Solved
 from unproject.types import Cameras, FrameInfo, Points3D, Tracks
 
 LEAST_SEEN = 12
@@ -70,7 +71,11 @@ def ideal_tracks(tracks: Tracks, known: Cameras | None, work_scale: np.ndarray) 
 
 
 def cameras_of(
-    solved: Sequence[Solved], infos: Sequence[FrameInfo], prior: CameraPrior, known: Cameras | None, work_scale: np.ndarray
+    solved: Sequence[Solved],
+    infos: Sequence[FrameInfo],
+    prior: CameraPrior,
+    known: Cameras | None,
+    work_scale: np.ndarray,
 ) -> Cameras:
     """Cameras of all frames for original pixels; a part's frames keep its number, frames without a camera are NaN."""
     count = len(infos)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from unproject.inference import bundle, structure
-from unproject.inference.bundle import Free, Observations, State
-from unproject.inference.refine import CameraPrior, Solved
+from unproject.inference import reprojection, structure
+from unproject.inference.problem import CameraPrior
+from unproject.inference.refine import Solved
+from unproject.inference.reprojection import Observations, State
 from unproject.types import Tracks
 
 CHUNK = 100
@@ -32,7 +33,7 @@ def extended(solved: Solved, tracks: Tracks, keyframes: np.ndarray, prior: Camer
     if solved.motion == "full":
         good = structure.inliers(seen, state, 4.0) & trusted[seen.point]
     else:
-        good = np.linalg.norm(bundle.residuals("angle", seen, state), axis=1) < 4.0
+        good = np.linalg.norm(reprojection.residuals("angle", seen, state), axis=1) < 4.0
     return replace(solved, views=frames, state=state, seen=seen, good=good)
 
 

@@ -5,15 +5,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from unproject.inference import bundle
-from unproject.inference.bundle import Free, Observations, State
+from unproject.inference import bundle, reprojection
+from unproject.inference.bundle import Free
+from unproject.inference.reprojection import Observations, State
 
 
 def world_rays(seen: Observations, state: State) -> np.ndarray:
     """Unit viewing directions in the world, O 3 (radial distortion removed)."""
     focal = state.focal[seen.view]
     xy = undistorted(seen.xy, focal, state.radial[state.group[seen.view]])
-    return np.einsum("oij,oj->oi", state.rotation[seen.view], bundle.unit_rays(xy, focal))
+    return np.einsum("oij,oj->oi", state.rotation[seen.view], reprojection.unit_rays(xy, focal))
 
 
 def undistorted(xy: np.ndarray, focal: np.ndarray, radial: np.ndarray) -> np.ndarray:
@@ -72,9 +73,15 @@ def resected(seen: Observations, state: State, views: np.ndarray, *, moves: bool
     return bundle.solve(seen, wide, free, kind="pixel", scale_px=1.0, iterations=15)
 
 
+def mean_rotation(rotations: np.ndarray) -> np.ndarray:
+    """The rotation nearest to many (N 3 3), in the chordal sense."""
+    u, _, vt = np.linalg.svd(rotations.sum(0))
+    return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+
+
 def inliers(seen: Observations, state: State, limit_px: float) -> np.ndarray:
     """Observations whose reprojection error is below ``limit_px`` (bool, O)."""
-    return (bundle.residuals("pixel", seen, state) ** 2).sum(1) < limit_px**2
+    return (reprojection.residuals("pixel", seen, state) ** 2).sum(1) < limit_px**2
 
 
 def inlier_share(seen: Observations, good: np.ndarray, views: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unproject.inference.bundle import unit_rays
+from unproject.inference.reprojection import unit_rays
 
 FOCAL_SWEEP = np.geomspace(0.5, 2.5, 33)
 """Candidate focal lengths as multiples of the long image side."""
@@ -55,6 +55,18 @@ def _magsac(threshold: float, confidence: float, seed: int) -> cv2.UsacParams:
     params.threshold, params.confidence, params.randomGeneratorState = threshold, confidence, seed
     params.isParallel = False
     return params
+
+
+def all_flat(pairs: list[Pair], *, seed: int, looked_at: int = 30) -> bool:
+    """Whether homographies (2 px) explain 80 % of the points of most of the widest pairs: one plane, or no parallax."""
+    widest = sorted(pairs, key=lambda pair: -float(np.median(np.linalg.norm(pair.xy_a - pair.xy_b, axis=1))))
+    flat = [_flat_share(pair, seed) > 0.8 for pair in widest[:looked_at]]
+    return not flat or float(np.mean(flat)) > 0.6
+
+
+def _flat_share(pair: Pair, seed: int) -> float:
+    _, mask = cv2.findHomography(pair.xy_a, pair.xy_b, _magsac(2.0, 0.999, seed))
+    return 0.0 if mask is None else float(mask.mean())
 
 
 def focal_start(pairs: list[Pair], long_side_px: float) -> float:
