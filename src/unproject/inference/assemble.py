@@ -1,4 +1,4 @@
-"""Between the solver's arrays and the nouns: priors in, cameras and sparse points out, original pixels on either side."""
+"""Between the solver's arrays and the nouns: priors in, cameras and sparse points out, in original pixels."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -150,7 +150,7 @@ def _row_of(tracks: Tracks, frames: np.ndarray, names: np.ndarray) -> np.ndarray
 
 
 def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: np.ndarray) -> np.ndarray:
-    """uint8 RGB of each track, looked up in the small image of its first view (``network_scale`` N 2: small per track pixel)."""
+    """RGB (uint8 T 3) of each track in the small image of its first view; ``network_scale`` N 2 is small per track pixel."""
     first = np.flatnonzero(np.diff(tracks.track.numpy(), prepend=-1))
     view = tracks.view.numpy()[first]
     colours = np.zeros((len(first), 3), np.uint8)

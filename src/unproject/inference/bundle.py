@@ -90,25 +90,26 @@ class _System:
         self.group_point = self.by_group_point(lens_point).reshape(self.groups, self.points, 2, 3)
         self.group_point = self.group_point * self.free_group[:, None, :, None]
         self.hessian_point, self.gradient_point = self.by_point(point_point), self.by_point(gradient[5:])
-        self.hessian_view, self.hessian_view_group = self._view_blocks(
-            product, turn_point, point_point, turn_lens, lens_point
-        )
+        self.hessian_view = self._view_blocks(product[_entries(_TURN, _TURN)], turn_point, point_point)
+        self.hessian_view_group = self._lens_blocks(turn_lens, lens_point)
         self.gradient_view = self.by_view(np.concatenate([gradient[:3], -gradient[5:]])) * self.free_view
         lens_free = self.free_group[:, :, None] * self.free_group[:, None]
         self.hessian_group = self.by_group(product[_entries(_LENS, _LENS)]) * lens_free
         self.gradient_group = self.by_group(gradient[3:5]) * self.free_group
 
-    def _view_blocks(self, product, turn_point, point_point, turn_lens, lens_point) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks view x view (V 6 6) and view x its own camera (V 6 2)."""
-        turn_point, point_point = self.by_view(turn_point), self.by_view(point_point)
-        turn_turn = self.by_view(product[_entries(_TURN, _TURN)])
+    def _view_blocks(self, turn_turn: np.ndarray, turn_point: np.ndarray, point_point: np.ndarray) -> np.ndarray:
+        """V 6 6; what a centre does is minus what a point does."""
+        turn_turn, turn_point, point_point = (self.by_view(rows) for rows in (turn_turn, turn_point, point_point))
         transposed = turn_point.transpose(0, 2, 1)
         block = np.concatenate(
             [np.concatenate([turn_turn, -turn_point], 2), np.concatenate([-transposed, point_point], 2)], 1
         )
+        return block * self.free_view[:, :, None] * self.free_view[:, None]
+
+    def _lens_blocks(self, turn_lens: np.ndarray, lens_point: np.ndarray) -> np.ndarray:
+        """Each view against its own camera, V 6 2."""
         lens = np.concatenate([self.by_view(turn_lens), -self.by_view(lens_point).transpose(0, 2, 1)], 1)
-        lens = lens * self.free_view[:, :, None] * self.free_group[self.group_of_view][:, None]
-        return block * self.free_view[:, :, None] * self.free_view[:, None], lens
+        return lens * self.free_view[:, :, None] * self.free_group[self.group_of_view][:, None]
 
     def add_prior(self, radial: np.ndarray, strength: float) -> None:
         """Pull k1 towards 0 with ``strength / 2 * k1^2`` per camera."""
@@ -149,7 +150,7 @@ class _System:
 
 
 class _MixedBlocks:
-    """Places the 6x3 block of each observation in the views-by-points matrix: dense up to `DENSE_VIEWS`, else sparse."""
+    """Places the 6x3 block of each observation in the views-by-points matrix: dense, beyond `DENSE_VIEWS` sparse."""
 
     def __init__(self, seen: Observations, views: int, points: int):
         self.shape = (6 * views, 3 * points)
@@ -185,7 +186,7 @@ class _MixedBlocks:
 
 
 def _runs(seen: Observations, points: int, size: int = 256) -> list[tuple[slice, slice]]:
-    """Runs of ``size`` points as (columns, rows) of the mixed matrix: the rows from the first to the last view of a run."""
+    """Runs of ``size`` points as (columns, rows) of the mixed matrix: rows from the first to the last view of a run."""
     run = seen.point // size
     count = -(-points // size)
     first, last = np.full(count, len(seen)), np.full(count, -1)

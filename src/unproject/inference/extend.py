@@ -1,6 +1,7 @@
 """From keyframes to every frame: poses between solved keyframes, from the points that the keyframes gave."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
@@ -40,7 +41,7 @@ def extended(solved: Solved, tracks: Tracks, keyframes: np.ndarray, prior: Camer
 def _between(views: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Frames of the keyframes in ``views``, and of the stretches whose both ends are among them."""
     number = np.searchsorted(keyframes, views)
-    ends = [(a, b) for a, b in zip(number[:-1], number[1:], strict=True) if b == a + 1]
+    ends = [(a, b) for a, b in pairwise(number) if b == a + 1]
     inside = [np.arange(keyframes[a], keyframes[b]) for a, b in ends]
     return np.unique(np.concatenate([views, *inside]))
 

@@ -16,8 +16,8 @@ def stuck_points(
     """Which points stay put in the image between views that otherwise differ (bool, P).
 
     ``pairs`` holds (point numbers, pixels in one view, pixels in the other). A camera at rest in front of something
-    that moves looks the same point by point; what tells them apart is area: all False where the points at rest cover more
-    of the image than the ones that move.
+    that moves looks the same point by point; what tells them apart is area: all False where the points at rest cover
+    more of the image than the ones that move.
     """
     still, moving = np.zeros(points, int), np.zeros(points, int)
     where = np.zeros((points, 2))

@@ -131,6 +131,7 @@ def partners(seen: Observations, views: int) -> list[tuple[int, int]]:
 
 
 def fit_pairs(seen: Observations, partners: list[tuple[int, int]], views: int, seed: int) -> list[Pair]:
+    """Fundamental matrices of the given pairs of views, without those that have none."""
     table = _Table(seen, views)
 
     def fit(pair: tuple[int, int]) -> Pair | None:

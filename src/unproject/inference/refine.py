@@ -56,16 +56,16 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     seen = problem.unstuck(seen, partners, prior)
     picked = problem.numbered(seen.select(problem.picked(seen, len(views), np.random.default_rng(seed))))
     pairs = problem.fit_pairs(picked, partners, len(views), seed)
-    turning, motion = _without_parallax(picked, pairs, prior, seed)
-    if motion != "full":
-        return _finished(views, motion, turning, seen, track, prior)
+    turning = _without_parallax(picked, pairs, prior, seed)
+    if turning is not None:
+        return _finished(views, *turning, seen, track, prior)
     if windows.hops_across(picked, len(views)) > windows.HOPS and not prior.posed.any():
         state = windows.solve_in_windows(picked, prior, lambda part, of: _from_nothing(part, of, seed))
         state = _narrowed(picked, structure.with_points(picked, state, len(state.points), scale_px=20.0), prior)
     else:
         state = _narrowed(picked, _placed(picked, _unsolved(pairs, prior, picked, seed), prior, seed), prior)
     state = _repaired(picked, state, prior)
-    return _finished(views, motion, state, seen, track, prior)
+    return _finished(views, state, "full", seen, track, prior)
 
 
 def _from_nothing(seen: Observations, prior: CameraPrior, seed: int) -> State:
@@ -75,7 +75,7 @@ def _from_nothing(seen: Observations, prior: CameraPrior, seed: int) -> State:
 
 
 def _unsolved(pairs: list[Pair], prior: CameraPrior, seen: Observations, seed: int) -> State:
-    """Focal lengths from priors or the pairs, rotations averaged, centres known or all in one place, points far away."""
+    """Focal lengths from priors or pairs, rotations averaged, centres known or all in one place, points far away."""
     focal = prior.focal_px.copy()
     for group in np.flatnonzero(~np.isfinite(focal)):
         alike = [pair for pair in pairs if prior.group[pair.a] == group and prior.group[pair.b] == group]
@@ -114,10 +114,10 @@ def _free(
 
 def _without_parallax(
     seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int
-) -> tuple[State | None, Motion]:
-    """Whether a camera that only turns, or stands, explains the tracks; if so, the state of that camera."""
+) -> tuple[State, Motion] | None:
+    """The state of a camera that only turns, or stands, and which of both; None where the tracks show parallax."""
     if prior.posed.any() or not all_flat(pairs, seed=seed):
-        return None, "full"
+        return None
     turned = _unsolved(pairs, prior, seen, seed)
     turned = bundle.solve(seen, turned, _free(prior, centre=False), kind="angle", scale_px=20.0, iterations=10)
     # The chord carries f, and without parallax nothing else holds f up: in image pixels it cannot shrink to nothing.
@@ -127,7 +127,7 @@ def _without_parallax(
     moved_px = [np.median(np.linalg.norm(pair.xy_a - pair.xy_b, axis=1)) for pair in pairs]
     if np.median(moved_px) < STATIC_PX:
         return turned, "static"
-    return turned, "rotation_only" if error_px < NO_PARALLAX_PX else "full"
+    return (turned, "rotation_only") if error_px < NO_PARALLAX_PX else None
 
 
 def _placed(seen: Observations, state: State, prior: CameraPrior, seed: int) -> State:
@@ -190,7 +190,7 @@ def _resolved(seen: Observations, state: State, prior: CameraPrior, *, scale_px:
 
 
 def _finished(
-    views: np.ndarray, motion: Motion, state: State, seen: Observations, track: np.ndarray, prior: CameraPrior
+    views: np.ndarray, state: State, motion: Motion, seen: Observations, track: np.ndarray, prior: CameraPrior
 ) -> Solved:
     """Every track gets its point; without known poses the unit of length is the median depth."""
     if motion == "full":

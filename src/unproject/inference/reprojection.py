@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Linearised:
-    """Residuals and their derivatives. Observations are the last axis: sums of products then run over contiguous memory."""
+    """Residuals and their derivatives. Observations are the last axis, so that sums run over contiguous memory."""
 
     residual: np.ndarray
     """D O."""

@@ -14,8 +14,9 @@ SWEEPS = 30
 def average_rotations(views: int, relatives: list[RelativeRotation], fixed: dict[int, np.ndarray]) -> np.ndarray:
     """``world_from_cam`` rotations (V 3 3) of a connected set of views.
 
-    Starts from the spanning tree of the edges that agree best with their triangles, then re-weighted least squares on log residuals with a Cauchy
-    scale that shrinks from 30 to 5 degrees. Rotations in ``fixed`` stay; without any the first view is the identity.
+    Starts from the spanning tree of the edges that agree best with their triangles, then re-weighted least squares on
+    log residuals with a Cauchy scale that shrinks from 30 to 5 degrees. Rotations in ``fixed`` stay; without any the
+    first view is the identity.
     """
     anchors = fixed or {0: np.eye(3)}
     a = np.array([relative.a for relative in relatives])

@@ -105,7 +105,8 @@ def robust_rotation(rays_a: np.ndarray, rays_b: np.ndarray, scale_rad: float) ->
 def relative_rotation(pair: Pair, focal_a: float, focal_b: float, *, seed: int) -> RelativeRotation | None:
     """Rotation from the essential matrix; of its two rotations, the one near the rotation-only fit.
 
-    The two differ by half a turn, so this needs no cheirality test, which has nothing to hold on to where parallax is small.
+    The two differ by half a turn, so this needs no cheirality test, which has nothing to hold on to where parallax is
+    small.
     Where rays agree within a pixel after rotation alone, that rotation is the answer.
     """
     rays_a = unit_rays(pair.xy_a, np.full(len(pair.xy_a), focal_a))

@@ -36,7 +36,8 @@ def solve_in_windows(seen: Observations, prior: CameraPrior, solve: SolveWindow)
     """
     views = len(prior.group)
     starts = range(0, max(views - OVERLAP, 1), LENGTH - OVERLAP)
-    whole, until, focals = None, 0, []
+    whole: State | None = None
+    until, focals = 0, []
     for start in starts:
         members = np.arange(start, min(start + LENGTH, views))
         part_seen = seen.select((seen.view >= members[0]) & (seen.view <= members[-1]))
@@ -52,6 +53,7 @@ def solve_in_windows(seen: Observations, prior: CameraPrior, solve: SolveWindow)
         whole.rotation[members[fresh]], whole.centre[members[fresh]] = part.rotation[fresh], part.centre[fresh]
         whole.points[names] = part.points
         until = members[-1] + 1
+    assert whole is not None  # there is at least one window
     return replace(whole, log_focal=np.median(focals, axis=0))
 
 
@@ -67,7 +69,7 @@ def _empty(first: State, prior: CameraPrior, points: int) -> State:
 
 
 def _brought_over(part: State, whole: State, shared: np.ndarray, names: np.ndarray) -> State:
-    """``part`` in the frame and scale of ``whole``: rotation and place from shared views, scale from common points' distances."""
+    """``part`` in the frame and scale of ``whole``: turned and placed by shared views, scaled by distances of points."""
     count = len(shared)
     turn = structure.mean_rotation(whole.rotation[shared] @ part.rotation[:count].transpose(0, 2, 1))
     old = np.linalg.norm(whole.points[names][None] - whole.centre[shared][:, None], axis=2)
