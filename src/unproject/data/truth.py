@@ -1,0 +1,206 @@
+"""What is exactly true of rendered views: depth, motion of surfaces, flow, covisibility, tracks.
+
+Flow and visibility are computed for the exact points, by carrying them with their bodies and casting rays at them anew;
+nothing is looked up in another view's pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unproject.data.raycast import EVERYTHING, NEAREST, FreeRays, cast, place
+from unproject.data.render import TILE
+from unproject.data.scene import SKY, World, map_tensors
+from unproject.geometry.camera import pixel_grid, project, unproject
+from unproject.geometry.rigid import inverse, transform
+from unproject.types import Known, Labels, MovingTracks, Tracks, Views
+
+SAME = 2e-3
+"""Two depths are of one surface if they differ by less than this share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """Views of a world and everything that is true of them."""
+
+    world: World
+    times: Float[Tensor, "B N"]
+    world_from_cam: Float[Tensor, "B N 4 4"]
+    intrinsics: Float[Tensor, "B N 3 3"]
+    images: Float[Tensor, "B N 3 H W"]
+    depth: Float[Tensor, "B N H W"]
+    """z; SKY_DEPTH where not `valid`."""
+    surface: Int[Tensor, "B N H W"]
+    """Surface number: 0..5 faces of the room, 6 sky, then one for each solid."""
+
+    @property
+    def valid(self) -> Bool[Tensor, "B N H W"]:
+        """Where there is a surface, and not sky at infinity."""
+        return self.surface != SKY
+
+    @property
+    def instance(self) -> Int[Tensor, "B N H W"]:
+        """Object numbers from 1, 0 for the room, -1 for sky."""
+        return _look_up(self.world.surface_instance(), self.surface)
+
+    @property
+    def motion(self) -> Bool[Tensor, "B N H W"]:
+        """Where the surface belongs to something that moves in the world."""
+        body = _look_up(self.world.surface_body(), self.surface)
+        moving = self.world.bodies.moving()
+        return moving.gather(1, body.flatten(1)).view_as(body)
+
+    @property
+    def points(self) -> Float[Tensor, "B N H W 3"]:
+        """Every pixel's point in its own camera."""
+        return unproject(self.depth, self.intrinsics)
+
+    def select(self, world: int) -> "Rendering":
+        """The views of one world, with a batch axis of one."""
+        part = slice(world, world + 1)
+        return map_tensors(self, lambda tensor: tensor[part])
+
+    def views(self, pairs: Int[Tensor, "P 2"]) -> Views:
+        """What a model is given."""
+        return Views(
+            images=self.images,
+            times=self.times,
+            pairs=pairs.expand(self.world.batch, -1, -1),
+            intrinsics=self.intrinsics,
+        )
+
+    def labels(self, pairs: Int[Tensor, "P 2"]) -> Labels:
+        """The truth, for (source, target) pairs of views. Points weigh nothing on sky; flow weighs covisibility."""
+        valid = self.valid.to(self.depth)
+        target, flow, seen = [], [], []
+        for source, other in pairs.tolist():
+            target.append(target_points(self, source, other))
+            flow.append(optical_flow(self, source, other))
+            seen.append(covisibility(self, source, other))
+        ones = torch.ones_like(self.times)
+        return Labels(
+            points=Known(self.points, valid),
+            world_from_cam=Known(self.world_from_cam, ones),
+            intrinsics=Known(self.intrinsics, ones),
+            flow=Known(torch.stack(flow, dim=1), torch.stack(seen, dim=1).to(valid)),
+            target_points=Known(torch.stack(target, dim=1), valid[:, pairs[:, 0].to(valid.device)]),
+        )
+
+
+def _look_up(numbers: Tensor, surface: Tensor) -> Tensor:
+    return numbers.index_select(0, surface.flatten()).view_as(surface)
+
+
+def world_points(rendering: Rendering, source: int, times: Float[Tensor, " B"]) -> Float[Tensor, "B H W 3"]:
+    """Where the surface at each pixel of view `source` is at other times, in the world. Sky moves with no camera."""
+    surface = rendering.surface[:, source]
+    now = transform(rendering.world_from_cam[:, source], rendering.points[:, source].flatten(1, 2))
+    return _carry(rendering.world, surface.flatten(1), now, rendering.times[:, source], times).view(*surface.shape, 3)
+
+
+def _carry(
+    world: World, surface: Int[Tensor, "B K"], points: Float[Tensor, "B K 3"], times: Tensor, others: Tensor
+) -> Float[Tensor, "B K 3"]:
+    """World points fixed to surfaces at `times`, at `others`."""
+    poses = world.bodies.world_from_body(torch.stack([times, others], dim=1))
+    other_from_now = (poses[:, 1] @ inverse(poses[:, 0]))[..., :3, :]
+    body = _look_up(world.surface_body(), surface)
+    worlds = torch.arange(world.batch, device=body.device)[:, None]
+    motion = other_from_now[worlds, body]
+    return (motion[..., :3] @ points[..., None])[..., 0] + motion[..., 3]
+
+
+def target_points(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 3"]:
+    """P_vt: each pixel's surface point in the target's camera at the target's time, also where it is hidden there.
+
+    Sky is a point SKY_DEPTH away that follows the camera's place but not its rotation, as a point at infinity does.
+    """
+    moved = world_points(rendering, source, rendering.times[:, target])
+    away = (rendering.surface[:, source] == SKY)[..., None]
+    shift = rendering.world_from_cam[:, target, :3, 3] - rendering.world_from_cam[:, source, :3, 3]
+    moved = torch.where(away, moved + shift[:, None, None], moved)
+    return transform(inverse(rendering.world_from_cam[:, target]), moved.flatten(1, 2)).view_as(moved)
+
+
+def scene_flow(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 3"]:
+    """World-frame motion of each pixel's surface between the two times, metres; 0 for what stands still."""
+    place_now = world_points(rendering, source, rendering.times[:, source])
+    return world_points(rendering, source, rendering.times[:, target]) - place_now
+
+
+def optical_flow(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 2"]:
+    """Pixels, target minus source; what falls behind the target camera points far outside its image."""
+    height, width = rendering.depth.shape[-2:]
+    points = target_points(rendering, source, target).flatten(1, 2)
+    landed = project(points, rendering.intrinsics[:, target]).unflatten(1, (height, width))
+    return landed - pixel_grid(height, width, landed.dtype, landed.device)
+
+
+def covisibility(rendering: Rendering, source: int, target: int) -> Bool[Tensor, "B H W"]:
+    """Pixels of the source whose surface, or sky, the target sees: inside its image and hidden by nothing."""
+    points = target_points(rendering, source, target)
+    return _seen(rendering, target, points, rendering.surface[:, source])
+
+
+def _seen(rendering: Rendering, view: int, points: Float[Tensor, "B H W 3"], surface: Int[Tensor, "B H W"]) -> Tensor:
+    """Whether points in a view's camera are the first that its rays meet there."""
+    depth = points[..., 2]
+    front = depth > NEAREST
+    rays = torch.where(front[..., None], points / torch.where(front, depth, 1)[..., None], 0)
+    rays[..., 2] = 1
+    met_depth, met = _cast_at(rendering, view, rearrange(rays, "b h w c -> b c h w"))
+    same = (met == surface) & ((surface == SKY) | ((met_depth - depth).abs() < SAME * depth))
+    uv = project(points.flatten(1, 2), rendering.intrinsics[:, view]).view(*depth.shape, 2)
+    height, width = rendering.depth.shape[-2:]
+    inside = ((uv >= 0) & (uv < uv.new_tensor([width, height]))).all(-1)
+    return front & inside & same
+
+
+def _cast_at(rendering: Rendering, view: int, rays: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
+    """Depth and surface that a view's rays meet, a few worlds at a time."""
+    world = rendering.world
+    placed = place(world, rendering.times[:, [view]], rendering.world_from_cam[:, [view]])
+    many = max(1, TILE[rays.device.type] // rays[0, 0].numel())
+    met = []
+    for first in range(0, world.batch, many):
+        part = slice(first, first + many)
+        some = map_tensors(placed, lambda tensor, part=part: tensor[part])
+        directions = FreeRays(place_from_cam=some.place_from_cam, rays=rays[part])
+        met.append(cast(world, some, directions, [EVERYTHING] * len(world.solids.kind)))
+    depth, surface = zip(*met, strict=True)
+    return torch.cat(depth), torch.cat(surface)
+
+
+def follow(rendering: Rendering, uv: Int[Tensor, "K 2"], *, source: int, world: int = 0) -> MovingTracks:
+    """Tracks through all views of one world of the batch, of the surface points at pixels (column, row) of a view."""
+    one = rendering.select(world)
+    column, row = uv.unbind(-1)
+    surface = one.surface[0, source, row, column]
+    if bool((surface == SKY).any()):
+        raise ValueError("sky cannot be tracked: choose pixels where the rendering is valid")
+    now = transform(one.world_from_cam[0, source], one.points[0, source, row, column])
+    xyz, places, visible = [], [], []
+    for view in range(one.times.shape[1]):
+        there = _carry(one.world, surface[None], now[None], one.times[:, source], one.times[:, view])
+        seen = transform(inverse(one.world_from_cam[:, view]), there)
+        xyz.append(there[0])
+        places.append(project(seen, one.intrinsics[:, view])[0])
+        visible.append(_seen(one, view, seen[:, None], surface[None, None])[0, 0])
+    body = _look_up(one.world.surface_body(), surface)
+    return MovingTracks(
+        xyz=torch.stack(xyz),
+        uv=torch.stack(places),
+        visible=torch.stack(visible),
+        confidence=torch.ones(len(xyz), len(uv), dtype=now.dtype, device=now.device),
+        moving=one.world.bodies.moving()[0, body],
+    )
+
+
+def observations(tracks: MovingTracks) -> Tracks:
+    """The visible part of 3D tracks as 2D observations."""
+    track, view = tracks.visible.T.nonzero(as_tuple=True)
+    seen = Tracks(view=view, track=track, uv=tracks.uv[view, track], weight=torch.ones_like(tracks.uv[view, track, 0]))
+    return seen.select(torch.ones_like(view, dtype=torch.bool))
