@@ -232,6 +232,8 @@ def _look(frame: VideoFrame, pixel_aspect: float) -> tuple[np.ndarray, int, int,
     width, height = max(1, round(frame.width * pixel_aspect)), frame.height
     if width != frame.width:
         notes.append(f"pixels are not square: stretched from {frame.width}x{frame.height} to {width}x{height}")
+    if frame.interlaced_frame:
+        notes.append("interlaced: moving edges are combed, `ffmpeg -i in -vf bwdif out` mends that")
     if curve := _HDR.get(int(frame.color_trc)):
         notes.append(f"HDR video ({curve}): shown without tone mapping, colours look pale")
     return matrix, *((height, width) if matrix[0, 0] == 0 else (width, height)), notes
