@@ -121,7 +121,9 @@ def test_only_cameras(perfect, tmp_path):
 
 def test_mixed_sizes_are_padded_at_right_and_bottom(perfect):
     small = perfect.maps[0]
-    crop = {name: getattr(small, name)[:50, :60] for name in ("depth", "valid", "confidence", "motion", "rgb", "scene_flow")}
+    crop = {
+        name: getattr(small, name)[:50, :60] for name in ("depth", "valid", "confidence", "motion", "rgb", "scene_flow")
+    }
     mixed = replace(perfect, maps=[replace(small, **crop), *perfect.maps[1:]])
     assert mixed.depth.shape == perfect.depth.shape
     assert torch.equal(mixed.depth[0, :50, :60], perfect.depth[0, :50, :60])
@@ -302,7 +304,8 @@ except UnprojectError as error:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(28, "no space left"), (13, "no permission"), (30, "read-only"), (36, "too long"), (5, "choose")]
+    ("number", "words"),
+    [(28, "no space left"), (13, "no permission"), (30, "read-only"), (36, "too long"), (5, "choose")],
 )
 def test_what_a_disk_can_do_is_said_in_plain_words(number, words, tmp_path, monkeypatch):
     def refuse(*args, **keywords):
