@@ -80,6 +80,7 @@ def test_a_source_reads_the_same_twice(clip, folder):
         for frame, info in zip(source, source.infos, strict=True):
             assert frame.info is info
             assert frame.image.shape == (info.height, info.width, 3)
+            assert frame.image.flags.writeable and frame.image.flags.c_contiguous
 
 
 def test_mixed_sizes_are_kept_and_cameras_told_apart(tmp_path):

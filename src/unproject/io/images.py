@@ -81,7 +81,7 @@ def read_header(path: str | Path) -> ImageHeader:
 def read_image(path: str | Path) -> np.ndarray:
     """Decode to upright uint8 RGB [H, W, 3]: 16 bits scaled to 8, grey repeated, transparent parts laid on black."""
     with _opened(path) as image:
-        return np.ascontiguousarray(_rgb(ImageOps.exif_transpose(image), path))
+        return _rgb(ImageOps.exif_transpose(image), path)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def _rgb(image: Image.Image, path: str | Path) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: Pillow lends its pixels read-only
 
 
 def _grey_8bit(values: np.ndarray, path: str | Path) -> np.ndarray:

@@ -136,7 +136,7 @@ def _scan(path: str | Path) -> _Scan:
         return _Scan(None, None, time_base, rate, pixel_aspect, damaged)
     table = np.array(sorted(rows), dtype=np.int64)
     spoken_s = (table[-1, 0] - table[0, 0]) * time_base + 1 / rate
-    damaged |= bool(stated_s - spoken_s > max(0.25, 0.02 * stated_s))
+    damaged |= bool(stated_s - spoken_s > max(1.5 / rate, 0.02 * stated_s))
     skippable = any(name in names for name in _SKIPPABLE)
     return _Scan(table[:, 0], table[:, 1:] if skippable else None, time_base, rate, pixel_aspect, damaged)
 
