@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from trimesh.path import Path3D
+from trimesh.path.entities import Line
 
 from unproject.errors import UnprojectError
 from unproject.io import disk
@@ -65,7 +67,7 @@ def _cloud(xyz: np.ndarray, rgb: np.ndarray) -> trimesh.PointCloud:
     return trimesh.PointCloud(xyz, colors=np.concatenate([rgb, alpha], axis=-1))
 
 
-def _frusta(part: Reconstruction) -> trimesh.path.Path3D:
+def _frusta(part: Reconstruction) -> Path3D:
     """A pyramid of lines per camera, a twentieth of the path's extent deep."""
     found = part.cameras.found.numpy()
     poses = part.cameras.world_from_cam.double().numpy()[found]
@@ -82,5 +84,5 @@ def _frusta(part: Reconstruction) -> trimesh.path.Path3D:
     world = corners @ poses[:, :3, :3].transpose(0, 2, 1) + poses[:, None, :3, 3]
     edges = np.array([(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)])
     lines = (edges[None] + 5 * np.arange(len(poses))[:, None, None]).reshape(-1, 2)
-    entities = [trimesh.path.entities.Line(line, color=np.array([64, 224, 208, 255], np.uint8)) for line in lines]
-    return trimesh.path.Path3D(entities=entities, vertices=world.reshape(-1, 3) @ GLTF_FROM_OPENCV, process=False)
+    entities = [Line(line, color=np.array([64, 224, 208, 255], np.uint8)) for line in lines]
+    return Path3D(entities=entities, vertices=world.reshape(-1, 3) @ GLTF_FROM_OPENCV, process=False)

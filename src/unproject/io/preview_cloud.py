@@ -177,7 +177,7 @@ def _display(xyz: np.ndarray, poses: np.ndarray) -> Display:
 def _first_view(points: np.ndarray, poses: np.ndarray, display: Display) -> dict[str, Any]:
     """From behind and above the cameras, near enough that the points fill the picture."""
     centres = display.place(poses[:, :3, 3])
-    target = points.mean(0) * 0.6 + centres.mean(0) * 0.4 if len(points) else centres.mean(0)
+    target = points.mean(0) * 0.7 + centres.mean(0) * 0.3 if len(points) else centres.mean(0)
     reach = np.linalg.norm(np.concatenate([points, centres]) - target, axis=-1)
     return {"target": _short(target), "distance": round(float(2.0 * np.percentile(reach, 80)) + 0.1, 4)}
 

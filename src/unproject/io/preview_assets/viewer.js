@@ -177,7 +177,7 @@ class Viewer {
   }
 
   paintLines(matrix) {
-    const lines = [], faces = [], last = Math.max(scene.cameras.length - 1, 1);
+    const lines = [], faces = [], trails = [], last = Math.max(scene.cameras.length - 1, 1);
     if (this.showCameras) {
       let before = -1;
       scene.cameras.forEach((camera, i) => {
@@ -190,11 +190,12 @@ class Viewer {
     }
     const now = scene.cameras[this.frame];
     if (now && !this.through) frame(lines, faces, now, this.frustumSize * 1.9, [1, 1, 1], 1);
-    if (this.showMovers) this.addTrails(lines);
+    if (this.showMovers) this.addTrails(trails);
     const gl = this.gl;
     gl.useProgram(this.lineProgram);
     gl.uniformMatrix4fv(gl.getUniformLocation(this.lineProgram, "matrix"), false, matrix);
-    for (const [kind, data] of [[gl.LINES, lines], [gl.TRIANGLES, faces]]) {
+    for (const [kind, data] of [[gl.LINES, lines], [gl.TRIANGLES, faces], [gl.LINES, trails]]) {
+      if (data === trails) gl.disable(gl.DEPTH_TEST); // the points that a trail ends in would hide it
       gl.bindBuffer(gl.ARRAY_BUFFER, this.lines);
       gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(data), gl.DYNAMIC_DRAW);
       gl.enableVertexAttribArray(0);
@@ -215,7 +216,7 @@ class Viewer {
     for (let k = 0; k < scene.trailCount; k++)
       for (let s = Math.max(1, now - length); s <= now; s++)
         if (this.trailSeen[k * steps + s] && this.trailSeen[k * steps + s - 1])
-          segment(lines, place(k, s - 1), place(k, s), [1, 0.42, 0.3], 0.15 + 0.85 * (1 - (now - s) / length));
+          segment(lines, place(k, s - 1), place(k, s), [1, 0.72, 0.45], 0.1 + 0.7 * (1 - (now - s) / length));
   }
 
   listen() {
