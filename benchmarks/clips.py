@@ -6,7 +6,7 @@ Its camera files put pixel centres at integers; everything returned here has the
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,14 +257,3 @@ READERS: dict[str, Callable[[], Clip]] = {
     "badja_dog": _dog,
     **{name: lambda name=name: _unlabelled(name) for name in UNLABELLED},
 }
-
-
-def load(names: Sequence[str]) -> list[Clip]:
-    """The clips of these names that are on this machine; says on stdout which are not, and why."""
-    found = []
-    for name in names:
-        try:
-            found.append(READERS[name]())
-        except MissingClip as reason:
-            print(f"skipped {name}: {reason}")
-    return found
