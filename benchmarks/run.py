@@ -36,7 +36,7 @@ def load(name: str, scratch: Path) -> Clip | None:
 
 
 def measure_all(name: str, with_colmap: bool) -> list[Row]:
-    """Ours, then COLMAP, never both at once; nothing where the clip is missing, COLMAP only where there are image files."""
+    """Ours, then COLMAP, never both at once. Nothing where the clip is missing; COLMAP where there are image files."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         clip = load(name, Path(scratch))
