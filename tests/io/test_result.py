@@ -99,12 +99,21 @@ def test_frames_without_a_camera(perfect, tmp_path):
     found = torch.tensor([True, False] * 4)
     poses = torch.where(found[:, None, None], perfect.cameras.world_from_cam, torch.nan)
     component = torch.where(found, torch.arange(8) // 4, -1)
-    cameras = replace(perfect.cameras, found=found, world_from_cam=poses, component=component)
+    unknown = torch.where(found[:, None], perfect.cameras.distortion, torch.nan)
+    quality = torch.where(found, perfect.cameras.quality, torch.nan)
+    cameras = replace(
+        perfect.cameras, found=found, world_from_cam=poses, component=component, distortion=unknown, quality=quality
+    )
     replace(perfect, cameras=cameras).save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "cameras.json").read_text())["frames"][1]["world_from_cam"] is None
     loaded = Reconstruction.load(tmp_path / "out")
     assert torch.equal(loaded.cameras.found, found) and torch.equal(loaded.cameras.component, component)
     assert loaded.world_from_cam[1].isnan().all() and loaded.cam_from_world[1, :3].isnan().all()
+    for name in ("distortion", "quality"):
+        torch.testing.assert_close(
+            getattr(loaded.cameras, name), getattr(cameras, name), rtol=0, atol=0, equal_nan=True
+        )
+    assert validate(tmp_path / "out").passed
     assert sorted(loaded.components) == [0, 1]
     assert torch.equal(loaded.only(1).cameras.found, component == 1)
 
@@ -230,6 +239,13 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(perfect, saved, tmp_path, 
         rec = finish(writer, perfect)
     assert tree(target) == tree(saved) and os.listdir(tmp_path) == ["out"]
     torch.testing.assert_close(rec.depth, perfect.depth, rtol=DEPTH_TOLERANCE, atol=0)
+
+
+def test_a_run_killed_before_its_first_frame_is_nothing_to_keep(perfect, tmp_path):
+    writer = ResultWriter(tmp_path / "out", perfect.frames)
+    assert writer.partial.exists()  # and here the power goes
+    perfect.save(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_torn_file_of_an_interrupted_run_is_made_again(perfect, saved, tmp_path):
@@ -365,7 +381,8 @@ WRONG_ENTRIES = {
     "intrinsics": lambda document: document["frames"][2].update(intrinsics=[[1, 2], [3, 4]]),
     "distortion": lambda document: document["frames"][2].pop("distortion"),
     "world_from_cam": lambda document: document["frames"][2].update(world_from_cam=[["a"] * 4] * 4),
-    "quality": lambda document: document["frames"][2].update(quality=None),
+    "quality": lambda document: document["frames"][2].update(quality="high"),
+    "height": lambda document: document["frames"][2].update(height=10**400),
 }
 
 

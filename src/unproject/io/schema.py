@@ -158,7 +158,7 @@ def _frame_to_json(index: int, info: FrameInfo, cameras: Cameras) -> dict[str, A
         "distortion": _rows(cameras.distortion[index]),
         "world_from_cam": _rows(cameras.world_from_cam[index]) if found else None,
         "component": int(cameras.component[index]) if found else -1,
-        "quality": float(cameras.quality[index]),
+        "quality": _rows(cameras.quality[index]),
         "camera": info.camera,
         "focal_prior_px": info.focal_prior_px,
     }
@@ -180,14 +180,14 @@ def cameras_from_json(document: Any, path: Path) -> tuple[tuple[FrameInfo, ...],
     frames = tuple(entry.info() for entry in entries)
     poses = [entry.matrix("world_from_cam", (4, 4)) for entry in entries]
     found = [pose is not None for pose in poses]
+    pairs = list(zip(entries, found, strict=True))
     cameras = Cameras(
         world_from_cam=_stack(poses, (4, 4)),
         intrinsics=_stack([entry.matrix("intrinsics", (3, 3)) for entry in entries], (3, 3)),
         distortion=_stack([entry.matrix("distortion", (5,)) for entry in entries], (5,)),
         found=torch.tensor(found, dtype=torch.bool),
-        component=torch.tensor([entry.component(seen) for entry, seen in zip(entries, found, strict=True)]).long(),
-        quality=torch.tensor([entry.number("quality", float(seen)) for entry, seen in zip(entries, found, strict=True)],
-                             dtype=torch.float64),
+        component=torch.tensor([entry.component(seen) for entry, seen in pairs]).long(),
+        quality=torch.tensor([entry.quality(seen) for entry, seen in pairs], dtype=torch.float64),
     )  # fmt: skip
     return frames, cameras, document["scale"]
 
@@ -209,7 +209,7 @@ class _Entry:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.entry.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise InputError(f"{self.where}: '{key}' must be a finite number, not {value!r}")
         return float(value)
 
@@ -222,13 +222,17 @@ class _Entry:
     def component(self, found: bool) -> int:
         return self.whole("component", 0) if found else -1
 
+    def quality(self, found: bool) -> float:
+        unknown = self.entry.get("quality", found) is None
+        return math.nan if unknown else self.number("quality", float(found))
+
     def matrix(self, key: str, shape: tuple[int, ...]) -> Tensor | None:
         value = self.entry.get(key)
         if value is None and key in self.entry:
             return None
         try:
             matrix = torch.tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             matrix = torch.empty(0)
         if matrix.shape != shape or not bool(torch.isfinite(matrix).all()):
             raise InputError(f"{self.where}: '{key}' must be {'x'.join(map(str, shape))} finite numbers")

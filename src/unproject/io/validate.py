@@ -113,7 +113,7 @@ def _frames(result: Reconstruction) -> Check:
             faults.append(f"frame {index} ({info.file}) does not come after the one before it")
         before = info
     cameras = result.cameras
-    for index in (~((cameras.quality >= 0) & (cameras.quality <= 1))).nonzero()[:, 0].tolist():
+    for index in (cameras.found & ~((cameras.quality >= 0) & (cameras.quality <= 1))).nonzero()[:, 0].tolist():
         faults.append(f"quality of frame {index} is {float(cameras.quality[index])}, not in [0, 1]")
     detail = f"in order; {int(cameras.found.sum())} cameras found, in {len(result.components)} parts"
     return _answer("frames", faults, detail)

@@ -59,7 +59,7 @@ class ResultWriter:
         self.partial = _partial_folder(self.target)
         self._finished = False
         identity = disk.plain({"frames": [asdict(info) for info in frames], "settings": settings or {}})
-        waiting = (self.partial / "resume.json").exists()
+        waiting = (self.partial / "resume.json").exists() and _worth_keeping(self.partial)
         with disk.explained(self.target):
             _admit(self.target, self.partial, waiting, overwrite=overwrite, resume=resume)
             if waiting and resume:
@@ -77,8 +77,7 @@ class ResultWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        worth_keeping = self.done or any(self.partial.glob("kept_*.npz"))
-        if not self._finished and not worth_keeping:
+        if not self._finished and not _worth_keeping(self.partial):
             _remove_own(self.partial)
 
     def write(self, index: int, maps: FrameMaps) -> None:
@@ -144,6 +143,11 @@ class ResultWriter:
 def _partial_folder(target: Path) -> Path:
     """Inside a folder that exists (it may be a mount point of its own), else beside its place."""
     return target / ".partial" if target.is_dir() else target.with_name(f"{target.name}.partial")
+
+
+def _worth_keeping(partial: Path) -> bool:
+    """Whether some stage or frame of interrupted work is done."""
+    return any(partial.glob("arrays/*.npz")) or any(partial.glob("kept_*.npz"))
 
 
 def _admit(target: Path, partial: Path, waiting: bool, *, overwrite: bool, resume: bool) -> None:
