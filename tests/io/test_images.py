@@ -121,6 +121,22 @@ def test_damaged_image_is_named_with_the_remedy(tmp_path, suffix):
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif"])
+def test_any_damage_is_one_of_our_errors_or_none(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = save(tmp_path / f"a.{suffix}", lens={Tag.FocalLengthIn35mmFilm: 26}, orientation=6)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(40):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        for read in (read_header, read_image):
+            try:
+                read(path)
+            except (InputError, NotAnImage) as error:
+                assert "\n" not in str(error)
+
+
 def test_not_an_image(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"hello")
     with pytest.raises(NotAnImage):

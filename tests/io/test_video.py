@@ -196,6 +196,22 @@ def test_hole_in_the_middle_is_never_silent(tmp_path, write_video):
                 list(decode(index, range(30)))
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_any_damage_is_our_error_or_keeps_the_promised_count(tmp_path, write_video, name):
+    rng = np.random.default_rng(0)
+    path = write_video(tmp_path / name, numbered(12))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(15):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 6)] = rng.integers(0, 256, 6)
+        path.write_bytes(damaged.tobytes())
+        try:
+            index = index_video(path)
+            assert sum(1 for _ in decode(index, range(len(index.times_s)))) == len(index.times_s)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize("content", [b"\0" * 4096, b"hello\n" * 100])
 def test_what_is_no_video_is_refused(tmp_path, content):
     for name in ("junk.mp4", "notes.txt"):

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ IMAGE_SUFFIXES = frozenset({
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}  # Exif FocalPlaneResolutionUnit: inch, centimetre, millimetre
+
+
+# What Pillow's decoders throw at damaged bytes (found by changing some in every format).
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, LookupError, ArithmeticError)
 
 
 class NotAnImage(Exception):
@@ -120,7 +125,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise NotAnImage(str(path)) from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large ({error}): shrink it first") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (*_DAMAGE, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{path} cannot be read: {os.strerror(error.errno)}") from error
         raise InputError(f"{path} is damaged ({error}): replace it or leave it out") from error

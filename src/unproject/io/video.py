@@ -206,10 +206,12 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams or container.format.name == "tty":  # FFmpeg shows text files as pictures of a terminal
                 raise InputError(f"{path} is no video and no image: give a video, image files or a folder of images")
+            if streams[0].codec_context is None:
+                raise InputError(f"{path} is coded in a way that FFmpeg does not know: re-encode it as H.264")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.error.FFmpegError as error:
