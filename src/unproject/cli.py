@@ -252,8 +252,9 @@ def _say(facts: dict[str, Any], json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        plain = ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
-        print(f"{name.replace('_', ' '):<{width}}  {plain}")
+        items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+        between = f"\n{'':<{width}}  " if any(" " in item for item in items) else ", "
+        print(f"{name.replace('_', ' '):<{width}}  {between.join(items) or 'none'}")
 
 
 def _say_result(result: "Reconstruction", output: Path | None, json: bool, quiet: bool) -> None:
