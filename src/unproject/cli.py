@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        print("unproject: interrupted; --resume goes on where it stopped", file=sys.stderr)
+        print("unproject: interrupted; reconstruct --resume goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
