@@ -78,7 +78,7 @@ def test_names_from_files_are_text(html, page):
 def test_no_name_can_end_the_script(perfect):
     name = '</script><script>alert(1)</script>$css ${title} " onload="x'
     frames = tuple(replace(info, file=name) for info in perfect.frames)
-    nasty = replace(perfect, frames=frames, provenance={"notes": [name], "warnings": [name], name: {name: name}})
+    nasty = replace(perfect, frames=frames, provenance={"notes": [name, name], name: {name: name}})
     page = Page(render(nasty))
     assert page.tags.count("script") == 2 and page.text.count(name) == 2 and page.open == []
     assert len(scene_of(page)["cameras"]) == 8
@@ -193,6 +193,17 @@ def test_nothing_is_known_of_any_depth(perfect):
     blank = [replace(maps, valid=torch.zeros_like(maps.valid), confidence=maps.confidence * 0) for maps in perfect.maps]
     page = Page(render(replace(perfect, maps=blank, tracks=None)))
     assert scene_of(page)["count"] == len(perfect.sparse.xyz) and scene_of(page)["movingOffsets"][-1] == 0
+
+
+def test_a_camera_at_rest(perfect):
+    """No parallax: the same place in every frame, nothing known of depth."""
+    poses = perfect.cameras.world_from_cam.clone()
+    poses[:, :3, 3] = 0
+    still = replace(perfect, cameras=replace(perfect.cameras, world_from_cam=poses), sparse=None, tracks=None)
+    blank = [replace(maps, valid=torch.zeros_like(maps.valid), confidence=maps.confidence * 0) for maps in still.maps]
+    partial = replace(still, maps=blank, provenance={"state": "partial", "notes": ["the camera stands still"]})
+    page = Page(render(partial))
+    assert scene_of(page)["view"]["distance"] >= 0.5 and "stands still" in page.text
 
 
 def test_one_frame(scene):

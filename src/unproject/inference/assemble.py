@@ -10,6 +10,7 @@ from unproject.geometry import camera
 from unproject.inference import structure
 from unproject.inference.problem import CameraPrior
 from unproject.inference.refine import Solved
+from unproject.io.cameras import MatchedCameras
 from unproject.types import Cameras, FrameInfo, Points3D, Tracks
 
 LEAST_SEEN = 12
@@ -18,11 +19,11 @@ LEAST_SHARE = 0.2
 """Share of a view's observations below which its camera is not claimed."""
 
 
-def make_prior(infos: Sequence[FrameInfo], known: Cameras | None, work_scale: np.ndarray) -> CameraPrior:
+def make_prior(infos: Sequence[FrameInfo], known: MatchedCameras | None, work_scale: np.ndarray) -> CameraPrior:
     """What is known before solving, in pixels of the tracks (original pixels times ``work_scale``, N).
 
-    ``known`` holds cameras that the user gave, NaN where they said nothing; a known focal length is kept, one from EXIF
-    is where the search starts.
+    ``known`` holds cameras that the user gave, NaN where they said nothing; a known focal length is kept, one from
+    EXIF is where the search starts.
     """
     count = len(infos)
     groups, group = np.unique([info.camera for info in infos], return_inverse=True)
@@ -55,7 +56,7 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else float("nan")
 
 
-def ideal_tracks(tracks: Tracks, known: Cameras | None, work_scale: np.ndarray) -> Tracks:
+def ideal_tracks(tracks: Tracks, known: MatchedCameras | None, work_scale: np.ndarray) -> Tracks:
     """Tracks as a pinhole with square pixels would see them, where the user gave the camera; else as they are."""
     if known is None:
         return tracks
@@ -74,7 +75,7 @@ def cameras_of(
     solved: Sequence[Solved],
     infos: Sequence[FrameInfo],
     prior: CameraPrior,
-    known: Cameras | None,
+    known: MatchedCameras | None,
     work_scale: np.ndarray,
 ) -> Cameras:
     """Cameras of all frames for original pixels; a part's frames keep its number, frames without a camera are NaN."""
@@ -150,7 +151,7 @@ def _row_of(tracks: Tracks, frames: np.ndarray, names: np.ndarray) -> np.ndarray
 
 
 def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: np.ndarray) -> np.ndarray:
-    """RGB (uint8 T 3) of each track in the small image of its first view; ``network_scale`` N 2 is small per track pixel."""
+    """RGB (uint8 T 3) of each track in its first view's small image; ``network_scale`` N 2: small per track pixel."""
     first = np.flatnonzero(np.diff(tracks.track.numpy(), prepend=-1))
     view = tracks.view.numpy()[first]
     colours = np.zeros((len(first), 3), np.uint8)
@@ -160,3 +161,9 @@ def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: n
         uv = (tracks.uv.numpy()[first[mine]] * network_scale[frame]).astype(int)
         colours[mine] = image[uv[:, 1].clip(0, image.shape[0] - 1), uv[:, 0].clip(0, image.shape[1] - 1)]
     return colours
+
+
+def in_original_pixels(tracks: Tracks, work_scale: np.ndarray) -> Tracks:
+    """Tracks in pixels of the original files."""
+    factor = torch.as_tensor(1 / work_scale[tracks.view.numpy()], dtype=torch.float32)
+    return replace(tracks, uv=tracks.uv * factor[:, None])

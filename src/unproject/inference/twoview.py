@@ -1,6 +1,8 @@
 """What two views say about each other: relative rotation, focal length, and whether there is any parallax."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,13 +40,21 @@ def fit_pair(a: int, b: int, xy_a: np.ndarray, xy_b: np.ndarray, *, scale_px: fl
     """MAGSAC fundamental matrix; None where fewer than 15 points or 25 % agree on one."""
     if len(xy_a) < 15:
         return None
-    matrix, mask = cv2.findFundamentalMat(xy_a, xy_b, _magsac(scale_px, 0.999, seed))
+    matrix, mask = _estimate(cv2.findFundamentalMat, xy_a, xy_b, _magsac(scale_px, 0.999, seed))
     if matrix is None or matrix.shape != (3, 3):
         return None
     keep = mask.ravel().astype(bool)
     if keep.sum() < max(15, 0.25 * len(keep)):
         return None
     return Pair(a=a, b=b, xy_a=xy_a[keep], xy_b=xy_b[keep], fundamental=matrix, inliers=int(keep.sum()))
+
+
+def _estimate(estimator: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    """A model and its mask, or None twice: OpenCV's estimators fail an assertion where no sample gives a model."""
+    try:
+        return estimator(*arguments)
+    except cv2.error:
+        return None, None
 
 
 def _magsac(threshold: float, confidence: float, seed: int) -> cv2.UsacParams:
@@ -65,7 +75,7 @@ def all_flat(pairs: list[Pair], *, seed: int, looked_at: int = 30) -> bool:
 
 
 def _flat_share(pair: Pair, seed: int) -> float:
-    _, mask = cv2.findHomography(pair.xy_a, pair.xy_b, _magsac(2.0, 0.999, seed))
+    _, mask = _estimate(cv2.findHomography, pair.xy_a, pair.xy_b, _magsac(2.0, 0.999, seed))
     return 0.0 if mask is None else float(mask.mean())
 
 
@@ -119,7 +129,7 @@ def relative_rotation(pair: Pair, focal_a: float, focal_b: float, *, seed: int) 
     plane_a, plane_b = pair.xy_a / focal_a, pair.xy_b / focal_b
     identity, nothing = np.eye(3), np.zeros(5)
     params = _magsac(1.5 / focal, 0.9999, seed)
-    essential, mask = cv2.findEssentialMat(plane_b, plane_a, identity, identity, nothing, nothing, params)
+    essential, mask = _estimate(cv2.findEssentialMat, plane_b, plane_a, identity, identity, nothing, nothing, params)
     if essential is None or essential.shape != (3, 3) or mask.sum() < 12:
         return None
     candidates = cv2.decomposeEssentialMat(essential)[:2]

@@ -69,7 +69,7 @@ def _empty(first: State, prior: CameraPrior, points: int) -> State:
 
 
 def _brought_over(part: State, whole: State, shared: np.ndarray, names: np.ndarray) -> State:
-    """``part`` in the frame and scale of ``whole``: turned and placed by shared views, scaled by distances of points."""
+    """``part`` in the frame and scale of ``whole``: turned and placed by shared views, scaled by point distances."""
     count = len(shared)
     turn = structure.mean_rotation(whole.rotation[shared] @ part.rotation[:count].transpose(0, 2, 1))
     old = np.linalg.norm(whole.points[names][None] - whole.centre[shared][:, None], axis=2)

@@ -94,13 +94,10 @@ def _fact(name: str, value: str, small: str) -> str:
 
 
 def _notes(reconstruction: Reconstruction) -> str:
-    """What the run wants to say: warnings stand out, notes are calm."""
-    blocks = []
-    for key, style in (("warnings", "notes"), ("notes", "notes calm")):
-        lines = [str(line) for line in reconstruction.provenance.get(key) or []]
-        if lines:
-            blocks.append(f'<ul class="{style}">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>")
-    return "".join(blocks)
+    """What the run wants to say; it stands out where the result is partial."""
+    lines = [str(line) for line in reconstruction.provenance.get("notes") or []]
+    style = "notes" if reconstruction.provenance.get("state") == "partial" else "notes calm"
+    return f'<ul class="{style}">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def _strips(pictures: Strips, reconstruction: Reconstruction) -> str:
@@ -141,8 +138,6 @@ def _plots(path: str, quality: str) -> str:
 
 def _details(reconstruction: Reconstruction) -> str:
     """The record of the run, for whoever wants to know exactly."""
-    shown: dict[str, Any] = {
-        key: value for key, value in reconstruction.provenance.items() if key not in ("notes", "warnings")
-    }
+    shown: dict[str, Any] = {key: value for key, value in reconstruction.provenance.items() if key != "notes"}
     text = json.dumps(shown, indent=2, default=str, ensure_ascii=False)
     return f"<details><summary>How this was made (run.json)</summary><pre>{escape(text)}</pre></details>"

@@ -171,7 +171,7 @@ def _display(xyz: np.ndarray, poses: np.ndarray) -> Display:
     centre = np.median(xyz, axis=0) if len(xyz) else centres.mean(0)
     spread = np.linalg.norm((xyz if len(xyz) else centres) - centre, axis=-1)
     size = float(np.median(spread)) if len(spread) else 1.0
-    return Display(turn=upright(poses), centre=centre, zoom=1 / max(size, 1e-9))
+    return Display(turn=upright(poses), centre=centre, zoom=1 / size if size > 1e-9 else 1.0)
 
 
 def _first_view(points: np.ndarray, poses: np.ndarray, display: Display) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _first_view(points: np.ndarray, poses: np.ndarray, display: Display) -> dict
     centres = display.place(poses[:, :3, 3])
     target = points.mean(0) * 0.7 + centres.mean(0) * 0.3 if len(points) else centres.mean(0)
     reach = np.linalg.norm(np.concatenate([points, centres]) - target, axis=-1)
-    return {"target": _short(target), "distance": round(float(2.0 * np.percentile(reach, 80)) + 0.1, 4)}
+    return {"target": _short(target), "distance": round(max(float(2.0 * np.percentile(reach, 80)), 0.5), 4)}
 
 
 def _camera(part: Reconstruction, index: int, display: Display) -> list[float] | None:

@@ -1,0 +1,265 @@
+"""The main job: images or video in, cameras, depth and motion out, with nothing but this machine."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unproject.errors import UsageError
+from unproject.inference import assemble, dense, problem, tracks3d
+from unproject.inference.evidence import Evidence, gather, network_size
+from unproject.inference.extend import extended
+from unproject.inference.refine import Solved, solve_component
+from unproject.io.cameras import MatchedCameras, read_cameras
+from unproject.io.images import to_original
+from unproject.io.result import Reconstruction
+from unproject.io.source import Source, open_source
+from unproject.io.writer import ResultWriter
+from unproject.progress import Progress, silent
+from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
+
+NO_DEPTH = {
+    "static": "the camera stands still: no parallax, so no depth; motion in the image is given",
+    "rotation_only": "the camera only turns: its rotation and focal length are given, depth is not to be had",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do, without doing it."""
+
+    kind: str
+    frames: int
+    first_file: str
+    original_size: str
+    network_size: str
+    memory_gib: float
+    output_gib: float
+    notes: list[str]
+
+
+def plan(
+    source: str | Path | Sequence[str | Path],
+    *,
+    every: int | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_frames: int | None = None,
+) -> Plan:
+    """What `reconstruct` would read and what it would take; errors as there."""
+    opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
+    first = opened.infos[0]
+    width, height = network_size(first)
+    return Plan(
+        kind=opened.kind,
+        frames=len(opened),
+        first_file=first.file,
+        original_size=f"{first.width}x{first.height}",
+        network_size=f"{width}x{height}",
+        memory_gib=round(_memory_gib(opened), 2),
+        output_gib=round(len(opened) * width * height * BYTES_PER_PIXEL / 2**30, 2),
+        notes=list(opened.notes),
+    )
+
+
+BYTES_PER_PIXEL = 12
+"""Of a map on disk, after compression (measured on video: 8 to 14)."""
+
+
+def _memory_gib(source: Source) -> float:
+    """Peak of a run: the libraries, one decoded frame with its pyramids, photos as long as they are matched, tracks."""
+    largest = max(info.width * info.height for info in source.infos)
+    frames = len(source)
+    held = frames * 1280 * 1280 if source.kind == "images" else 0
+    return (0.6e9 + 12 * largest + held + frames * 0.35e6) / 2**30
+
+
+def reconstruct(
+    source: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    cameras: str | Path | None = None,
+    masks: str | Path | None = None,
+    every: int | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_frames: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Reconstruction:
+    """Cameras, depth, motion and tracks of a video, a folder, a glob or image files (see `open_source`).
+
+    With ``output`` the result is written there frame by frame and memory does not grow with the maps; without, they are
+    held in memory. ``cameras`` names a file of known cameras, which are kept and reported; ``masks`` a folder of images
+    whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was found than asked for, and
+    ``provenance["notes"]`` says what.
+
+    Raises:
+        InputError: something cannot be read, or contradicts itself.
+        UsageError: arguments that do not fit, or an output folder that holds something.
+    """
+    clock = _Clock()
+    _check_device(device, dtype)
+    opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
+    known = None if cameras is None else read_cameras(cameras).match(opened.infos)
+    settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed}
+    with ExitStack() as stack:
+        writer = None
+        if output is not None:
+            identity = {**settings, "input": opened.content_hash}
+            writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
+            stack.enter_context(writer)
+        with clock("read"):
+            evidence = gather(opened, None if masks is None else Path(masks), seed, progress)
+        stack.enter_context(evidence.small)
+        with clock("solve"):
+            solution = _solve(opened, evidence, known, seed, progress)
+        with clock("depth"):
+            maps, tracks = _densify(opened, evidence, solution, writer, progress)
+        scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
+        result = Reconstruction(
+            frames=opened.infos,
+            cameras=solution.cameras,
+            maps=maps,
+            sparse=solution.sparse,
+            tracks=tracks,
+            scale=scale,
+            provenance=_provenance(opened, settings, known, solution, clock),
+        )
+        return result if writer is None else writer.finish(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Solution:
+    parts: list[Solved]
+    cameras: Cameras
+    sparse: Points3D | None
+    notes: list[str]
+
+
+def _solve(
+    opened: Source, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
+) -> _Solution:
+    """Cameras of every connected part, on keyframes first, then on all frames."""
+    infos, tracks, scale = opened.infos, evidence.tracks, evidence.work_scale
+    prior = assemble.make_prior(infos, known, scale)
+    straight = assemble.ideal_tracks(tracks, known, scale)
+    on_keyframes = _only_views(straight, evidence.keyframes)
+    parts = []
+    for views in progress(problem.connected_views(on_keyframes, len(infos)), "solve"):
+        part = solve_component(on_keyframes, views, prior, seed=seed)
+        parts.append(extended(part, straight, evidence.keyframes, prior))
+    cameras = assemble.cameras_of(parts, infos, prior, known, scale)
+    colours = assemble.track_colours(tracks, evidence.small, evidence.network_scale)
+    full = [part for part in parts if part.motion == "full"]
+    sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
+    return _Solution(parts=parts, cameras=cameras, sparse=sparse, notes=_notes(parts, cameras, infos))
+
+
+def _only_views(tracks: Tracks, views: np.ndarray) -> Tracks:
+    """The rows of some views; tracks keep their numbers."""
+    row = torch.as_tensor(np.isin(tracks.view.numpy(), views))
+    return Tracks(view=tracks.view[row], track=tracks.track[row], uv=tracks.uv[row], weight=tracks.weight[row])
+
+
+def _notes(parts: list[Solved], cameras: Cameras, infos: Sequence[FrameInfo]) -> list[str]:
+    """What a user must know of the cameras, in plain words."""
+    notes = []
+    missing = len(infos) - int(cameras.found.sum())
+    if not parts:
+        notes.append("no two frames share enough points: no camera could be found")
+    elif missing:
+        notes.append(f"{missing} of {len(infos)} frames have no camera: too few points lead there")
+    if len(parts) > 1:
+        sizes = ", ".join(str(len(part.views)) for part in parts)
+        notes.append(f"{len(parts)} parts without a common point were solved apart ({sizes} frames): no common scale")
+    for number, part in enumerate(parts):
+        if part.motion != "full":
+            notes.append((f"part {number}: " if len(parts) > 1 else "") + NO_DEPTH[part.motion])
+    return notes
+
+
+def _densify(
+    opened: Source, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
+) -> tuple[Sequence[FrameMaps], MovingTracks]:
+    """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
+    original = assemble.in_original_pixels(evidence.tracks, evidence.work_scale)
+    lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
+    held: list[FrameMaps] = []
+    sizes = [network_size(info) for info in opened.infos]
+    places = [to_original(size, (info.width, info.height)) for size, info in zip(sizes, opened.infos, strict=True)]
+    stream = dense.dense_maps(evidence.small, places)
+    for index, maps in enumerate(progress(stream, "depth", len(opened))):
+        lifter.add(index, maps)
+        if writer is None:
+            held.append(maps)
+        else:
+            writer.write(index, maps)
+    return (held if writer is None else writer.maps), lifter.finish()
+
+
+def _check_device(device: str, dtype: str) -> None:
+    """The weights-free way runs on the CPU in the precision it needs; a device that is not there is still an error."""
+    del dtype
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: this machine has no CUDA device; use --device auto")
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _provenance(
+    opened: Source, settings: dict[str, Any], known: MatchedCameras | None, solution: _Solution, clock: _Clock
+) -> dict[str, Any]:
+    cameras, parts = solution.cameras, solution.parts
+    complete = bool(cameras.found.all()) and len(parts) == 1 and parts[0].motion == "full"
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    files = len({info.file for info in opened.infos})
+    return {
+        "version": version("unproject"),
+        "argv": sys.argv[1:],
+        "config": settings,
+        "input": {"kind": opened.kind, "files": files, "sha256": opened.content_hash},
+        "weights": None,
+        "state": "full" if complete else "partial",
+        "notes": [*opened.notes, *([] if known is None else known.notes), *solution.notes],
+        "used_priors": _used_priors(opened, known),
+        "parts": [
+            {"frames": len(part.views), "motion": part.motion, "explained": float(part.good.mean())} for part in parts
+        ],
+        "timings_s": clock.seconds,
+        "peak_memory_gib": round(rss / 2**20 / (1024 if sys.platform == "darwin" else 1), 3),
+    }
+
+
+def _used_priors(opened: Source, known: MatchedCameras | None) -> list[str]:
+    priors = []
+    if known is not None:
+        priors += [f"intrinsics of {int(known.has_intrinsics.sum())} frames"] if known.has_intrinsics.any() else []
+        priors += [f"poses of {int(known.has_pose.sum())} frames"] if known.has_pose.any() else []
+    exif = sum(info.focal_prior_px is not None for info in opened.infos)
+    return [*priors, *([f"EXIF focal length of {exif} frames as a start"] if exif else [])]
