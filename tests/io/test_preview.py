@@ -140,7 +140,8 @@ def test_strips(perfect):
     for url in (url for urls in shown.rows.values() for url in urls):
         with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
             assert picture.size == (160, 120)
-    assert 1.5 < shown.near < 2.5 and 5.5 < shown.far < 7.5
+    near, far = shown.depths
+    assert 1.5 < near < 2.5 and 5.5 < far < 7.5
 
 
 def test_depth_picture_tells_near_far_filled_and_unknown():
@@ -204,6 +205,7 @@ def test_a_camera_at_rest(perfect):
     partial = replace(still, maps=blank, provenance={"state": "partial", "notes": ["the camera stands still"]})
     page = Page(render(partial))
     assert scene_of(page)["view"]["distance"] >= 0.5 and "stands still" in page.text
+    assert "no depth was measured" in page.text
 
 
 def test_one_frame(scene):

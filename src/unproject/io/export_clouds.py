@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from trimesh.path import Path3D
 from trimesh.path.entities import Line
+from trimesh.path.path import Path3D
 
 from unproject.errors import UnprojectError
 from unproject.io import disk

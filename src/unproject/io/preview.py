@@ -116,8 +116,12 @@ def _strips(pictures: Strips, reconstruction: Reconstruction) -> str:
     )
     columns = f"grid-template-columns: max-content repeat({len(pictures.columns)}, minmax(110px, 1fr))"
     unit = " m" if reconstruction.scale == "metric" else ""
+    depths = "no depth was measured"
+    if pictures.depths is not None:
+        near, far = (f"{depth:.3g}{unit}" for depth in pictures.depths)
+        depths = f'{near}<i class="depths"></i>{far}, subdued where filled in'
     legend = (
-        f'<span>{pictures.near:.3g}{unit}<i class="depths"></i>{pictures.far:.3g}{unit}, subdued where filled in</span>'
+        f"<span>{depths}</span>"
         '<span>at rest<i class="motions"></i>moving</span><span>unsure<i class="trusts"></i>sure</span>'
     )
     return (

@@ -22,9 +22,8 @@ class Strips:
     columns: list[int]
     """Frame of each column."""
     rows: dict[str, list[str]]
-    near: float
-    far: float
-    """Depths at the two ends of the colours."""
+    depths: tuple[float, float] | None
+    """Depths at the two ends of the colours; None where none was measured."""
 
 
 def strips(reconstruction: Reconstruction, columns: int = 8) -> Strips | None:
@@ -34,7 +33,8 @@ def strips(reconstruction: Reconstruction, columns: int = 8) -> Strips | None:
         return None
     chosen = np.unique(np.linspace(0, count - 1, min(columns, count)).round().astype(int)).tolist()
     maps = [reconstruction.maps[index] for index in chosen]
-    low, high = _inverse_depth_range(maps)
+    measured = _inverse_depth_range(maps)
+    low, high = measured or (0.5, 1.0)
     rows: dict[str, list[str]] = {"Image": [], "Depth": [], "Motion": [], "Confidence": []}
     for frame in maps:
         photo = np.full((*frame.depth.shape, 3), 40, np.uint8) if frame.rgb is None else frame.rgb.numpy()
@@ -42,14 +42,16 @@ def strips(reconstruction: Reconstruction, columns: int = 8) -> Strips | None:
         rows["Depth"].append(_jpeg(depth_picture(frame, low, high)))
         rows["Motion"].append(_jpeg(_motion_picture(photo, frame.motion.numpy())))
         rows["Confidence"].append(_jpeg(_coloured(frame.confidence.numpy(), cv2.COLORMAP_VIRIDIS)))
-    return Strips(columns=chosen, rows=rows, near=1 / high, far=1 / low)
+    return Strips(columns=chosen, rows=rows, depths=measured and (1 / high, 1 / low))
 
 
-def _inverse_depth_range(maps: list[FrameMaps]) -> tuple[float, float]:
+def _inverse_depth_range(maps: list[FrameMaps]) -> tuple[float, float] | None:
     """The same colours in every frame: inverse depth between its 1st and 99th percentile over all of them."""
     depths = [frame.depth[frame.valid & (frame.depth > 0)].numpy()[::7] for frame in maps]
     inverse = 1 / np.concatenate(depths)
-    low, high = np.percentile(inverse, (1, 99)) if len(inverse) else (0.5, 1.0)
+    if not len(inverse):
+        return None
+    low, high = np.percentile(inverse, (1, 99))
     return float(low), float(max(high, low * 1.001))
 
 

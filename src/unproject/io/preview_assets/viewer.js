@@ -108,7 +108,8 @@ class Viewer {
     this.shownCameras = scene.cameras.map((camera, i) => (camera && i % every === 0 ? i : -1)).filter(i => i >= 0);
     const centres = scene.cameras.filter(Boolean).map(camera => camera.slice(9, 12));
     const path = centres.slice(1).reduce((sum, c, i) => sum + Math.hypot(...c.map((v, k) => v - centres[i][k])), 0);
-    this.frustumSize = Math.min(0.16, Math.max(0.05, (2.2 * path) / Math.max(centres.length, 1))) * Math.min(1, scene.view.distance / 2);
+    const size = path > 1e-6 ? Math.min(0.16, Math.max(0.05, (2.2 * path) / centres.length)) : 0.5; // a camera at rest
+    this.frustumSize = size * Math.min(1, scene.view.distance / 2);
   }
 
   // The viewer's axes, its place and its openings.
