@@ -84,7 +84,7 @@ def _noisy(light: Tensor, sensor: Sensor, seed: int) -> Tensor:
 def jpeg(images: Float[Tensor, "*batch 3 H W"], quality: int) -> Float[Tensor, "*batch 3 H W"]:
     """What JPEG compression (baseline, 4:2:0) leaves of images in [0, 1]. Quality 1..100 as in libjpeg."""
     height, width = images.shape[-2:]
-    flat = images.flatten(0, -4) * 255
+    flat = images.reshape(-1, 3, height, width) * 255
     padded = torch.nn.functional.pad(flat, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = torch.einsum("ij,vjhw->vihw", _ycc_from_rgb(flat), padded)
     luma = _quantise(ycc[:, :1] - 128, LUMA_TABLE, quality) + 128

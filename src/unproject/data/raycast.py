@@ -50,45 +50,40 @@ class Placed:
 def place(world: World, times: Float[Tensor, "B N"], world_from_cam: Float[Tensor, "B N 4 4"]) -> Placed:
     """Put camera and lights into the frame of every place at every view's time; views are flattened to V = B N."""
     views = times.shape[1]
-    world_from_body = world.bodies.world_from_body(times)
-    world_from_solid = world_from_body[:, :, list(world.solids.body)] @ world.solids.body_from_solid[:, None]
-    eye = torch.eye(4, dtype=times.dtype, device=times.device)
-    room = eye.repeat(world.batch, views, 1, 1, 1)
-    room[..., :3, 3] = world.room.centre[:, None, None]
-    sky_from_cam = world_from_cam.clone()
-    sky_from_cam[..., :3, 3] = 0
-    place_from_world = inverse(torch.cat([room, world_from_solid], dim=2))
-    place_from_cam = place_from_world @ world_from_cam[:, :, None]
-    place_from_cam = torch.cat([place_from_cam[:, :, :1], sky_from_cam[:, :, None], place_from_cam[:, :, 1:]], dim=2)
-    place_from_world = torch.cat(
-        [place_from_world[:, :, :1], eye.expand(*times.shape, 1, 4, 4), place_from_world[:, :, 1:]], dim=2
-    )
-    half = torch.cat([world.room.half[:, None], torch.ones_like(world.room.half[:, None]), world.solids.half], dim=1)
+
+    def each(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(views, dim=0)
+
+    place_from_world = _place_from_world(world, times).flatten(0, 1)
+    place_from_cam = place_from_world @ world_from_cam.flatten(0, 1)[:, None]
+    # The sky follows the camera: only its rotation counts.
+    place_from_cam[:, AIR, :3, 3] = 0
+    room = world.room.half[:, None]
     paints = world.paints
+    # Of a thin solid's faces, the wide ones are seen.
     density = paints.per_metre.abs().sort(dim=-1).values[..., :2].mean(-1, keepdim=True)
     paint = torch.cat([paints.texture[..., None], paints.per_metre, paints.shift, paints.tint, density], dim=-1)
-    fixed = (
-        half,
-        world.room.open,
-        world.lights.colour,
-        world.lights.reach,
-        world.lights.above,
-        world.lights.below,
-        paint.mT,
-    )
-    half, is_open, colour, reach, above, below, paint = (tensor.repeat_interleave(views, dim=0) for tensor in fixed)
     return Placed(
-        half=half,
-        open=is_open,
-        place_from_cam=place_from_cam.flatten(0, 1),
-        lights=transform(place_from_world, world.lights.position[:, None, None]).flatten(0, 1),
-        colour=colour,
-        reach=reach,
-        above=above,
-        below=below,
-        up=place_from_world[..., :3, 2].flatten(0, 1),
-        paint=paint,
+        half=each(torch.cat([room, torch.ones_like(room), world.solids.half], dim=1)),
+        open=each(world.room.open),
+        place_from_cam=place_from_cam,
+        lights=transform(place_from_world, each(world.lights.position)[:, None]),
+        colour=each(world.lights.colour),
+        reach=each(world.lights.reach),
+        above=each(world.lights.above),
+        below=each(world.lights.below),
+        up=place_from_world[..., :3, 2],
+        paint=each(paint.mT),
     )
+
+
+def _place_from_world(world: World, times: Float[Tensor, "B N"]) -> Float[Tensor, "B N places 4 4"]:
+    """Room, sky, and solids on their bodies."""
+    world_from_body = world.bodies.world_from_body(times)
+    world_from_solid = world_from_body[:, :, list(world.solids.body)] @ world.solids.body_from_solid[:, None]
+    still = torch.eye(4, dtype=times.dtype, device=times.device).repeat(*times.shape, 2, 1, 1)
+    still[:, :, ROOM, :3, 3] = world.room.centre[:, None]
+    return inverse(torch.cat([still, world_from_solid], dim=2))
 
 
 @dataclass(frozen=True, kw_only=True)
