@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from benchmarks.solvers import Solved
 from unproject.evaluation import metrics
 from unproject.geometry.camera import pixel_grid
 from unproject.io.result import Reconstruction
+from unproject.teachers.tracks import follow
 from unproject.types import FrameMaps
 
 
@@ -27,13 +29,16 @@ class DepthRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRow:
-    """Joints followed from one annotation to the later ones."""
+    """Joints followed from every annotation to the later ones of the same joint."""
 
     next_px: float
-    """Median over pairs of an annotation and the next one of that joint."""
-    later_px: float
+    """Median distance from the next annotated frame in which the joint is visible."""
     next_pairs: int
+    later_px: float
+    """From all later ones."""
     later_pairs: int
+    held: float
+    """Share of the later pairs in which the tracker does not say that it lost the point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,7 @@ def rate(clip: Clip, solver: str, solved: Solved) -> Row:
         notes=solved.notes,
         depth=rate_depth(result, clip.depth) if result and clip.depth else None,
         motion_iou=rate_motion(result, clip.moving) if result and clip.moving else None,
+        tracks=rate_tracks(clip) if result and clip.joints else None,
     )
 
 
@@ -136,6 +142,32 @@ def rate_motion(result: Reconstruction, truth_of: Reader) -> float:
         if truth.any():
             scores.append(metrics.iou(at_original_pixels(maps.motion > 0.5, maps, *truth.shape), truth))
     return sum(scores) / len(scores)
+
+
+def rate_tracks(clip: Clip) -> TrackRow:
+    """Follow every visible joint from every annotated frame to the end of the clip."""
+    joints = clip.joints
+    greys = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in clip.files]
+    error, is_next, held = [], [], []
+    for start, frame in enumerate(joints.frames.tolist()):
+        chosen = joints.visible[start].nonzero()[:, 0]
+        waiting = torch.ones(len(chosen), dtype=torch.bool)
+        path = list(follow(greys[frame:], joints.uv[start, chosen].numpy()))
+        for later in range(start + 1, len(joints.frames)):
+            uv, visible = path[joints.frames[later] - frame]
+            seen = joints.visible[later, chosen]
+            error.append((torch.from_numpy(uv) - joints.uv[later, chosen]).norm(dim=-1)[seen])
+            is_next.append(waiting[seen])
+            held.append(torch.from_numpy(visible)[seen])
+            waiting &= ~seen
+    errors, nexts = torch.cat(error), torch.cat(is_next)
+    return TrackRow(
+        next_px=errors[nexts].median().item(),
+        next_pairs=int(nexts.sum()),
+        later_px=errors.median().item(),
+        later_pairs=len(errors),
+        held=torch.cat(held).double().mean().item(),
+    )
 
 
 def at_map_pixels(original: Tensor, maps: FrameMaps) -> Tensor:

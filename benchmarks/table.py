@@ -34,7 +34,8 @@ DEPTH: dict[str, Callable[[DepthRow], str]] = {
 TRACKS: dict[str, Callable[[TrackRow], str]] = {
     "next annotation, median px": lambda tracks: number(tracks.next_px, 1),
     "all later annotations, median px": lambda tracks: number(tracks.later_px, 1),
-    "pairs": lambda tracks: f"{tracks.next_pairs} / {tracks.later_pairs}",
+    "pairs": lambda tracks: f"{tracks.next_pairs}, {tracks.later_pairs}",
+    "held": lambda tracks: number(tracks.held, 2),
 }
 
 MOTION: dict[str, Callable[[float], str]] = {"IoU": lambda share: number(share, 3)}

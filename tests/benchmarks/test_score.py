@@ -2,11 +2,13 @@
 
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import score, table
-from benchmarks.clips import Clip
+from benchmarks.clips import Clip, Joints
 from benchmarks.measure import RunFailed, measured
 from benchmarks.solvers import Solved
 from unproject.geometry.rigid import from_rt, so3_exp
@@ -122,3 +124,22 @@ def test_peak_memory_is_the_commands_own():
 def test_a_command_that_fails_says_its_last_words():
     with pytest.raises(RunFailed, match="exit code 3: no luck"):
         measured([sys.executable, "-S", "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
+
+
+def test_joints_of_a_sliding_picture_are_followed_and_only_to_later_annotations(tmp_path):
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (120, 200), dtype=np.uint8), (0, 0), 2)
+    files = tuple(tmp_path / f"{index}.png" for index in range(7))
+    for index, file in enumerate(files):
+        cv2.imwrite(str(file), np.roll(picture, 3 * index, axis=1))
+    uv = torch.tensor([[60.5, 60.5], [90.5, 40.5]])
+    frames = torch.tensor([0, 2, 6])
+    joints = Joints(
+        frames=frames,
+        uv=uv + torch.tensor([3.0, 0.0]) * frames[:, None, None],
+        visible=torch.tensor([[True, True], [False, True], [True, True]]),
+    )
+    tracks = score.rate_tracks(Clip(name="sliding", files=files, ordered=True, joints=joints))
+    assert (tracks.next_pairs, tracks.later_pairs) == (3, 4)
+    assert tracks.next_px < 0.3
+    assert tracks.later_px < 0.3
+    assert tracks.held == 1
