@@ -208,7 +208,7 @@ def _numbers(entry: dict[str, Any], key: str, where: str, shape: tuple[int, ...]
     except (TypeError, ValueError, RuntimeError):
         numbers = torch.empty(0, 0)
     if numbers.ndim != 1 if shape is None else numbers.shape != shape:
-        wanted = {None: "a list of", (): "plain"}.get(shape) or "x".join(map(str, shape or ()))
+        wanted = "a list of" if shape is None else "x".join(map(str, shape)) or "plain"
         raise InputError(f"{where}: '{key}' must be {wanted} numbers: mend the file")
     if shape == () and not bool(torch.isfinite(numbers)):
         raise InputError(f"{where}: '{key}' is not finite: mend the file")
