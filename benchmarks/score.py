@@ -81,7 +81,7 @@ class Row:
     def line(self) -> str:
         """What is said while the benchmark runs."""
         if self.failure is not None:
-            return f"{self.clip} {self.solver}: failed: {self.failure}"
+            return f"{self.clip} {self.solver}: failed: {self.failure.splitlines()[-1]}"
         figures = {"ATE": self.ate, "AUC@5": self.auc5, "AUC@30": self.auc30, "motion IoU": self.motion_iou}
         said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
         return (

@@ -49,7 +49,7 @@ def markdown(rows: Sequence[Row]) -> str:
         _section("Depth after one scale per clip", {row.clip: row.depth for row in solved if row.depth}, DEPTH),
         _section("Motion mask", {row.clip: row.motion_iou for row in solved if row.motion_iou is not None}, MOTION),
         _section("Tracks of joints", {row.clip: row.tracks for row in solved if row.tracks}, TRACKS),
-        "\n".join(f"failed: {row.clip}, {row.solver}: {row.failure}" for row in rows if row.failure is not None),
+        "\n".join(f"failed: {row.clip}, {row.solver}: {row.failure.splitlines()[-1]}" for row in rows if row.failure),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -68,7 +68,7 @@ def _cameras(rows: Sequence[Row]) -> str:
         ]
         for clip, of_clip in by_clip.items()
     ]
-    return "Cameras: ours / COLMAP\n\n" + _grid(["clip", *CAMERAS], lines)
+    return "Cameras: ours / COLMAP\n\n" + _grid(["clip", *CAMERAS], lines) if lines else ""
 
 
 def _section(title: str, parts: dict[str, Part], columns: dict[str, Callable[[Part], str]]) -> str:
