@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -121,8 +120,8 @@ class FreeRays:
 
     def __call__(self, number: int, window: Window) -> Float[Tensor, "V 3 h w"]:
         """Directions in the frame of a place."""
-        rotation = self.place_from_cam[:, number, :3, :3]
-        return einsum(rotation, self.rays[:, :, window[0], window[1]], "v i j, v j h w -> v i h w")
+        some = self.rays[:, :, window[0], window[1]]
+        return (self.place_from_cam[:, number, :3, :3] @ some.flatten(2)).view_as(some)
 
 
 def cast(

@@ -24,9 +24,6 @@ from unproject.data.raycast import (
 )
 from unproject.data.scene import FIRST_SOLID, SKY, World, map_tensors
 
-TILE = {"cpu": 2**16, "cuda": 2**23}
-"""Pixels worked on at a time: on a CPU, temporaries should stay in its cache; on a GPU, launches should be few."""
-
 
 def trace(
     world: World,
@@ -54,9 +51,14 @@ def trace(
     return tuple(maps.unflatten(0, times.shape) for maps in (radiance, depth, surface))
 
 
+def pixels_at_a_time(device: torch.device) -> int:
+    """On a CPU, temporaries should stay in its cache; on a GPU, launches should be few."""
+    return 2**16 if device.type == "cpu" else 2**23
+
+
 def _tiles(views: int, height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Views and rows to work on at a time."""
-    budget = TILE[device.type]
+    budget = pixels_at_a_time(device)
     tall = min(height, max(1, budget // width))
     many = max(1, budget // (tall * width)) if tall == height else 1
     for view in range(0, views, many):

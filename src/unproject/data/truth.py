@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unproject.data.raycast import EVERYTHING, NEAREST, FreeRays, cast, place
-from unproject.data.render import TILE
+from unproject.data.render import pixels_at_a_time
 from unproject.data.scene import SKY, World, map_tensors
 from unproject.geometry.camera import pixel_grid, project, unproject
 from unproject.geometry.rigid import inverse, transform
@@ -68,7 +68,7 @@ class Rendering:
         return Views(
             images=self.images,
             times=self.times,
-            pairs=pairs.expand(self.world.batch, -1, -1),
+            pairs=pairs.to(self.times.device).expand(self.world.batch, -1, -1),
             intrinsics=self.intrinsics,
         )
 
@@ -77,9 +77,10 @@ class Rendering:
         valid = self.valid.to(self.depth)
         target, flow, seen = [], [], []
         for source, other in pairs.tolist():
-            target.append(target_points(self, source, other))
-            flow.append(optical_flow(self, source, other))
-            seen.append(covisibility(self, source, other))
+            points = target_points(self, source, other)
+            target.append(points)
+            flow.append(_landing(self, other, points) - _grid(self))
+            seen.append(_seen(self, other, points, self.surface[:, source]))
         ones = torch.ones_like(self.times)
         return Labels(
             points=Known(self.points, valid),
@@ -94,23 +95,40 @@ def _look_up(numbers: Tensor, surface: Tensor) -> Tensor:
     return numbers.index_select(0, surface.flatten()).view_as(surface)
 
 
+def _grid(rendering: Rendering) -> Float[Tensor, "H W 2"]:
+    depth = rendering.depth
+    return pixel_grid(depth.shape[-2], depth.shape[-1], depth.dtype, depth.device)
+
+
+def _own_points(rendering: Rendering, view: int) -> Float[Tensor, "B H W 3"]:
+    return unproject(rendering.depth[:, view], rendering.intrinsics[:, view])
+
+
 def world_points(rendering: Rendering, source: int, times: Float[Tensor, " B"]) -> Float[Tensor, "B H W 3"]:
-    """Where the surface at each pixel of view `source` is at other times, in the world. Sky moves with no camera."""
-    surface = rendering.surface[:, source]
-    now = transform(rendering.world_from_cam[:, source], rendering.points[:, source].flatten(1, 2))
-    return _carry(rendering.world, surface.flatten(1), now, rendering.times[:, source], times).view(*surface.shape, 3)
+    """Where the surface at each pixel of view `source` is at other times, in the world. Sky stays."""
+    then_from_now = _motion(rendering.world, rendering.times[:, source], times)
+    then_from_cam = then_from_now @ rendering.world_from_cam[:, source, None]
+    body = _look_up(rendering.world.surface_body(), rendering.surface[:, source])
+    return _apply(then_from_cam, body, _own_points(rendering, source))
 
 
-def _carry(
-    world: World, surface: Int[Tensor, "B K"], points: Float[Tensor, "B K 3"], times: Tensor, others: Tensor
-) -> Float[Tensor, "B K 3"]:
-    """World points fixed to surfaces at `times`, at `others`."""
+def _motion(world: World, times: Float[Tensor, " B"], others: Float[Tensor, " B"]) -> Float[Tensor, "B K 4 4"]:
+    """World motion of each body from `times` to `others`."""
     poses = world.bodies.world_from_body(torch.stack([times, others], dim=1))
-    other_from_now = (poses[:, 1] @ inverse(poses[:, 0]))[..., :3, :]
-    body = _look_up(world.surface_body(), surface)
-    worlds = torch.arange(world.batch, device=body.device)[:, None]
-    motion = other_from_now[worlds, body]
-    return (motion[..., :3] @ points[..., None])[..., 0] + motion[..., 3]
+    return poses[:, 1] @ inverse(poses[:, 0])
+
+
+def _apply(
+    matrix: Float[Tensor, "B K 4 4"], number: Int[Tensor, "B H W"], points: Float[Tensor, "B H W 3"]
+) -> Float[Tensor, "B H W 3"]:
+    """Each point through the matrix of its number."""
+    first = torch.arange(len(matrix), device=number.device, dtype=number.dtype) * matrix.shape[1]
+    rows = rearrange(matrix[:, :, :3], "b k r c -> (r c) (b k)")
+    found = rows.index_select(1, (number + first[:, None, None]).flatten())
+    found = found.view(3, 4, *number.shape)
+    x, y, z = points.unbind(-1)
+    moved = torch.addcmul(found[:, 3], found[:, 0], x).addcmul_(found[:, 1], y).addcmul_(found[:, 2], z)
+    return moved.movedim(0, -1)
 
 
 def target_points(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 3"]:
@@ -118,11 +136,14 @@ def target_points(rendering: Rendering, source: int, target: int) -> Float[Tenso
 
     Sky is a point SKY_DEPTH away that follows the camera's place but not its rotation, as a point at infinity does.
     """
-    moved = world_points(rendering, source, rendering.times[:, target])
-    away = (rendering.surface[:, source] == SKY)[..., None]
-    shift = rendering.world_from_cam[:, target, :3, 3] - rendering.world_from_cam[:, source, :3, 3]
-    moved = torch.where(away, moved + shift[:, None, None], moved)
-    return transform(inverse(rendering.world_from_cam[:, target]), moved.flatten(1, 2)).view_as(moved)
+    world, poses = rendering.world, rendering.world_from_cam
+    moved = _motion(world, rendering.times[:, source], rendering.times[:, target]) @ poses[:, source, None]
+    turned = poses[:, source, None].clone()
+    turned[..., :3, 3] = poses[:, target, None, :3, 3]
+    target_from_source = inverse(poses[:, target])[:, None] @ torch.cat([moved, turned], dim=1)
+    number = world.surface_body().clone()
+    number[SKY] = moved.shape[1]
+    return _apply(target_from_source, _look_up(number, rendering.surface[:, source]), _own_points(rendering, source))
 
 
 def scene_flow(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 3"]:
@@ -133,10 +154,7 @@ def scene_flow(rendering: Rendering, source: int, target: int) -> Float[Tensor, 
 
 def optical_flow(rendering: Rendering, source: int, target: int) -> Float[Tensor, "B H W 2"]:
     """Pixels, target minus source; what falls behind the target camera points far outside its image."""
-    height, width = rendering.depth.shape[-2:]
-    points = target_points(rendering, source, target).flatten(1, 2)
-    landed = project(points, rendering.intrinsics[:, target]).unflatten(1, (height, width))
-    return landed - pixel_grid(height, width, landed.dtype, landed.device)
+    return _landing(rendering, target, target_points(rendering, source, target)) - _grid(rendering)
 
 
 def covisibility(rendering: Rendering, source: int, target: int) -> Bool[Tensor, "B H W"]:
@@ -145,25 +163,29 @@ def covisibility(rendering: Rendering, source: int, target: int) -> Bool[Tensor,
     return _seen(rendering, target, points, rendering.surface[:, source])
 
 
+def _landing(rendering: Rendering, view: int, points: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W 2"]:
+    """Pixels of points in a view's camera."""
+    return project(points.flatten(1, 2), rendering.intrinsics[:, view]).unflatten(1, points.shape[1:3])
+
+
 def _seen(rendering: Rendering, view: int, points: Float[Tensor, "B H W 3"], surface: Int[Tensor, "B H W"]) -> Tensor:
     """Whether points in a view's camera are the first that its rays meet there."""
     depth = points[..., 2]
     front = depth > NEAREST
-    rays = torch.where(front[..., None], points / torch.where(front, depth, 1)[..., None], 0)
-    rays[..., 2] = 1
-    met_depth, met = _cast_at(rendering, view, rearrange(rays, "b h w c -> b c h w"))
+    rays = points.movedim(-1, 1) / torch.where(front, depth, 1)[:, None]
+    rays[:, 2] = 1
+    met_depth, met = _cast_at(rendering, view, rays)
     same = (met == surface) & ((surface == SKY) | ((met_depth - depth).abs() < SAME * depth))
-    uv = project(points.flatten(1, 2), rendering.intrinsics[:, view]).view(*depth.shape, 2)
     height, width = rendering.depth.shape[-2:]
-    inside = ((uv >= 0) & (uv < uv.new_tensor([width, height]))).all(-1)
-    return front & inside & same
+    u, v = _landing(rendering, view, points).unbind(-1)
+    return same & front & (u >= 0) & (u < width) & (v >= 0) & (v < height)
 
 
 def _cast_at(rendering: Rendering, view: int, rays: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
     """Depth and surface that a view's rays meet, a few worlds at a time."""
     world = rendering.world
     placed = place(world, rendering.times[:, [view]], rendering.world_from_cam[:, [view]])
-    many = max(1, TILE[rays.device.type] // rays[0, 0].numel())
+    many = max(1, pixels_at_a_time(rays.device) // rays[0, 0].numel())
     met = []
     for first in range(0, world.batch, many):
         part = slice(first, first + many)
@@ -178,24 +200,24 @@ def follow(rendering: Rendering, uv: Int[Tensor, "K 2"], *, source: int, world: 
     """Tracks through all views of one world of the batch, of the surface points at pixels (column, row) of a view."""
     one = rendering.select(world)
     column, row = uv.unbind(-1)
-    surface = one.surface[0, source, row, column]
+    surface = one.surface[0, source, row, column][None, None]
     if bool((surface == SKY).any()):
         raise ValueError("sky cannot be tracked: choose pixels where the rendering is valid")
-    now = transform(one.world_from_cam[0, source], one.points[0, source, row, column])
+    body = _look_up(one.world.surface_body(), surface)
+    now = world_points(one, source, one.times[:, source])[:, row, column][:, None]
     xyz, places, visible = [], [], []
     for view in range(one.times.shape[1]):
-        there = _carry(one.world, surface[None], now[None], one.times[:, source], one.times[:, view])
-        seen = transform(inverse(one.world_from_cam[:, view]), there)
-        xyz.append(there[0])
-        places.append(project(seen, one.intrinsics[:, view])[0])
-        visible.append(_seen(one, view, seen[:, None], surface[None, None])[0, 0])
-    body = _look_up(one.world.surface_body(), surface)
+        there = _apply(_motion(one.world, one.times[:, source], one.times[:, view]), body, now)
+        seen = transform(inverse(one.world_from_cam[:, view]), there[:, 0])[:, None]
+        xyz.append(there[0, 0])
+        places.append(_landing(one, view, seen)[0, 0])
+        visible.append(_seen(one, view, seen, surface)[0, 0])
     return MovingTracks(
         xyz=torch.stack(xyz),
         uv=torch.stack(places),
         visible=torch.stack(visible),
         confidence=torch.ones(len(xyz), len(uv), dtype=now.dtype, device=now.device),
-        moving=one.world.bodies.moving()[0, body],
+        moving=one.world.bodies.moving()[0, body[0, 0]],
     )
 
 
