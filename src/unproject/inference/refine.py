@@ -155,7 +155,7 @@ def _repaired(seen: Observations, state: State, prior: CameraPrior) -> State:
     for _ in range(3):
         good = structure.inliers(seen, state, 4.0)
         share = structure.inlier_share(seen, good, views)
-        weak = np.flatnonzero((share < max(0.5 * np.median(share), 0.35)) & ~prior.posed)
+        weak = np.flatnonzero((share < max(0.7 * np.median(share), 0.35)) & ~prior.posed)
         state, mended = _relocated(seen, state, weak)
         if not mended:
             break
@@ -165,19 +165,12 @@ def _repaired(seen: Observations, state: State, prior: CameraPrior) -> State:
 
 
 def _relocated(seen: Observations, state: State, weak: np.ndarray) -> tuple[State, int]:
-    """Each weak view moved to where PnP sees it, if that explains over a tenth more; how many moved."""
+    """Each weak view moved to where its points see it, if over a tenth more of them fit there; how many moved."""
     moved = 0
     for view in weak:
-        pose = structure.located(int(view), seen, state)
-        if pose is None:
-            continue
-        rotation, centre = state.rotation.copy(), state.centre.copy()
-        rotation[view], centre[view] = pose
-        candidate = replace(state, rotation=rotation, centre=centre)
-        mine = seen.select(seen.view == view)
-        before = structure.inliers(mine, state, 4.0).sum()
-        if structure.inliers(mine, candidate, 4.0).sum() > 1.1 * before + 1:
-            state, moved = candidate, moved + 1
+        found = structure.located(int(view), seen, state)
+        if found is not None and found[2] > 1.1 * found[1] + 1:
+            state, moved = found[0], moved + 1
     return state, moved
 
 

@@ -90,18 +90,40 @@ def inlier_share(seen: Observations, good: np.ndarray, views: int) -> np.ndarray
     return np.bincount(seen.view[good], minlength=views) / np.maximum(total, 1)
 
 
-def located(view: int, seen: Observations, state: State) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rotation and centre of one view from its points alone (SQPnP in RANSAC at 4 px), or None."""
-    mine = seen.view == view
-    if mine.sum() < 6:
+def located(view: int, seen: Observations, state: State) -> tuple[State, int, int] | None:
+    """``state`` with one view where its points say (SQPnP in RANSAC at 4 px), and how many of them fit before and after.
+
+    Only points that two other views place are asked: where the view itself is wrong, so are the points it helped to place.
+    """
+    mine = np.flatnonzero(seen.view == view)
+    about = np.zeros(len(state.points), bool)
+    about[seen.point[mine]] = True
+    others = seen.select(about[seen.point] & (seen.view != view))
+    points = with_points(others, state, len(state.points)).points
+    elsewhere = replace(state, points=points)
+    fits = np.bincount(others.point[inliers(others, elsewhere, 2.0)], minlength=len(points))
+    mine = mine[fits[seen.point[mine]] >= 2]
+    if len(mine) < 6:
         return None
-    focal = np.full(mine.sum(), state.focal[view])
-    xy = undistorted(seen.xy[mine], focal, np.full(mine.sum(), state.radial[state.group[view]]))
+    asked = seen.select(np.isin(np.arange(len(seen)), mine))
+    pose = _pose(asked, elsewhere, view)
+    if pose is None:
+        return None
+    rotation, centre = state.rotation.copy(), state.centre.copy()
+    rotation[view], centre[view] = pose
+    moved = replace(state, rotation=rotation, centre=centre)
+    before = inliers(asked, elsewhere, 4.0).sum()
+    after = inliers(asked, replace(moved, points=points), 4.0).sum()
+    return moved, int(before), int(after)
+
+
+def _pose(seen: Observations, state: State, view: int) -> tuple[np.ndarray, np.ndarray] | None:
+    focal = np.full(len(seen), state.focal[view])
+    xy = undistorted(seen.xy, focal, np.full(len(seen), state.radial[state.group[view]]))
     camera = np.diag([focal[0], focal[0], 1.0])
-    points = state.points[seen.point[mine]]
     cv2.setRNGSeed(view)
     ok, rotvec, translation, chosen = cv2.solvePnPRansac(
-        points, xy, camera, None, iterationsCount=300, reprojectionError=4.0, flags=cv2.SOLVEPNP_SQPNP
+        state.points[seen.point], xy, camera, None, iterationsCount=300, reprojectionError=4.0, flags=cv2.SOLVEPNP_SQPNP
     )
     if not ok or chosen is None or len(chosen) < 6:
         return None
