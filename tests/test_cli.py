@@ -15,6 +15,7 @@ import torch
 from unproject import cli
 from unproject.errors import InputError, MemoryLimitError, UsageError, WeightsError
 from unproject.io.result import Reconstruction
+from unproject.io.source import open_source
 from unproject.progress import silent
 from unproject.types import Cameras, FrameInfo
 
@@ -103,6 +104,11 @@ def test_flags_reach_the_work(work, capsys):
 def test_several_files_come_in_natural_order(work):
     assert cli.main(["reconstruct", "1.png", "10.png", "2.png", "--output", "out"]) == 0
     assert work.calls[0][0] == ["1.png", "2.png", "10.png"]
+
+
+def test_sample_is_the_bundled_clip(work):
+    assert cli.main(["reconstruct", "--sample", "-o", "out"]) == 0
+    assert len(open_source(work.calls[0][0])) > 30
 
 
 def test_json_is_all_there_is_on_stdout(work, capsys):
