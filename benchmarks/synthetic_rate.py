@@ -2,8 +2,8 @@
 
 One process a core, one thread a process, as a training run loads data. "plain" is image, depth and surface numbers of
 random worlds with shadows; "labels" adds flow, covisibility and P_vt of one pair of views in both directions; "capture"
-is a photograph with motion blur (six instants), noise and JPEG, and its truth. Aim: 100 plain views/s on two cores. On a busy
-machine, read the figure per CPU second.
+is a photograph with motion blur (six instants), noise and JPEG, and its truth. Aim: 100 plain views/s on two cores. On
+a busy machine, read the figure per CPU second.
 """
 
 import argparse

@@ -38,8 +38,8 @@ class Builder:
         number = texture_number(kind, torch.tensor([variant]), self.bank)
         tint = torch.ones(1, 3)
         if colour is not None:
-            left = int(number) * (self.bank.size + 2)
-            mean = self.bank.atlas[:, : self.bank.size, left : left + self.bank.size].square().mean((1, 2))
+            top = int(number) * self.bank.rows
+            mean = self.bank.atlas[:, top : top + self.bank.size, : self.bank.size].square().mean((1, 2))
             tint = (torch.tensor(colour).square() / mean)[None]
         return Paint(
             texture=number,

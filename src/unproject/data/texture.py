@@ -20,7 +20,7 @@ GUTTER = 1
 
 @dataclass(frozen=True, kw_only=True)
 class TextureBank:
-    """Textures side by side, each with its mip levels stacked below it."""
+    """Textures one below the other, each with its mip levels below it: what is near in a texture is near in memory."""
 
     atlas: Float[Tensor, "3 height width"]
     """Reflectance in [0, 1]."""
@@ -33,6 +33,11 @@ class TextureBank:
     def levels(self) -> int:
         """Mip levels, down to 4 x 4 texels."""
         return int(math.log2(self.size)) - 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of the atlas that one texture takes."""
+        return self.atlas.shape[1] // (len(KINDS) * self.variants)
 
     def look_up(
         self, texture: Float[Tensor, "V H W"], uv: Float[Tensor, "V 2 H W"], level: Float[Tensor, "V H W"]
@@ -48,12 +53,11 @@ class TextureBank:
     def _look_up_level(self, texture: Tensor, turn: Tensor, level: Tensor) -> Tensor:
         height, width = self.atlas.shape[-2:]
         texels = torch.exp2(-level).mul_(self.size)
-        left = texture * (self.size + 2 * GUTTER)
-        # Tiles of sizes S, S/2, S/4 ... with their gutters stand above this one.
-        above = (self.size - texels) * 2 + level * (2 * GUTTER)
+        # Above this tile stand those of sizes S, S/2, S/4 ... with their gutters, and all textures before.
+        above = (self.size - texels) * 2 + level * (2 * GUTTER) + texture * self.rows
         grid = torch.empty(*level.shape, 2, dtype=level.dtype, device=level.device)
-        grid[..., 0] = (left + GUTTER + turn[:, 0] * texels) * (2 / width) - 1
-        grid[..., 1] = (above + GUTTER + turn[:, 1] * texels) * (2 / height) - 1
+        grid[..., 0] = (turn[:, 0] * texels + GUTTER) * (2 / width) - 1
+        grid[..., 1] = (turn[:, 1] * texels + (above + GUTTER)) * (2 / height) - 1
         flat = rearrange(grid, "v h w c -> 1 (v h) w c")
         found = torch.nn.functional.grid_sample(self.atlas[None], flat, padding_mode="border", align_corners=False)
         return rearrange(found[0], "c (v h) w -> v c h w", v=len(level))
@@ -71,7 +75,7 @@ def make_bank(*, seed: int, size: int, variants: int) -> TextureBank:
     generator = torch.Generator().manual_seed(seed)
     pictures = [draw(generator, size).clamp(0, 1) for draw in KINDS.values() for _ in range(variants)]
     columns = [_tile_column(picture) for picture in pictures]
-    return TextureBank(atlas=torch.cat(columns, dim=-1), size=size, variants=variants)
+    return TextureBank(atlas=torch.cat(columns, dim=-2), size=size, variants=variants)
 
 
 def _tile_column(picture: Tensor) -> Tensor:
