@@ -1,6 +1,8 @@
 """One pass over the input: tracks through all frames, which frames to solve with, small images for later."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ import torch
 
 from unproject.errors import InputError
 from unproject.inference.keyframes import select_keyframes
+from unproject.inference.problem import MIN_COMMON, common_tracks
 from unproject.io.frame_store import FrameStore
 from unproject.io.images import read_image, resize
 from unproject.io.source import Frame, Source
@@ -17,6 +20,8 @@ from unproject.teachers import matches
 from unproject.teachers.tracks import KltTracker
 from unproject.types import FrameInfo, Tracks
 
+LOOP_POINTS, LOOP_INLIERS, LOOP_SHARE = 1500, 30, 0.5
+"""Stricter than between photos: a false loop bends a whole clip."""
 PHOTO_SIDE, VIDEO_SIDE = 1280, 960
 """Long side at which points are found and followed, at most."""
 NETWORK_AREA = 320 * 240
@@ -43,14 +48,14 @@ class Evidence:
         return network / (np.array([[info.width, info.height] for info in self.infos]) * self.work_scale[:, None])
 
 
-def gather(source: Source, masks: Path | None, seed: int, progress: Progress) -> Evidence:
-    """Decode everything once. ``masks`` is a folder of images whose black pixels are ignored (COLMAP's convention).
+def gather(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
+    """Decode everything once, filling ``small``. Black pixels of the images in ``masks`` are ignored, as COLMAP does.
 
     Raises:
         InputError: the source does not decode, or a mask has another size than its image.
     """
     read = _from_video if source.kind == "video" else _from_images
-    return read(source, masks, seed, progress)
+    return read(source, small, masks, seed, progress)
 
 
 def work_scales(infos: tuple[FrameInfo, ...], side: int) -> np.ndarray:
@@ -64,21 +69,26 @@ def network_size(info: FrameInfo) -> tuple[int, int]:
     return max(8, round(info.width * shrink)), max(8, round(info.height * shrink))
 
 
-def _from_video(source: Source, masks: Path | None, seed: int, progress: Progress) -> Evidence:
+def _from_video(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
     scale = work_scales(source.infos, VIDEO_SIDE)
-    tracker, small = KltTracker(), FrameStore()
+    tracker, looked_at = KltTracker(), _loop_frames(len(source))
+    greys: dict[int, np.ndarray] = {}
     for number, frame in enumerate(progress(source, "read, track", len(source))):
-        tracker.feed(_work_grey(frame, scale[number]))
+        grey = _work_grey(frame, scale[number])
+        tracker.feed(grey)
+        if number in looked_at:
+            greys[number] = grey
         small.append(resize(frame.image, *network_size(frame.info)))
-    tracks = _uncovered(_exact(tracker.finish(), source.infos, scale), masks, source.infos, scale)
+    tracks, loops = _with_loops(tracker.finish(), greys, seed)
+    tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
     side = float(max(source.infos[0].width, source.infos[0].height) * scale[0])
-    keyframes = select_keyframes(tracks, len(source), side)
+    keyframes = np.union1d(select_keyframes(tracks, len(source), side), loops)
     return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, infos=source.infos)
 
 
-def _from_images(source: Source, masks: Path | None, seed: int, progress: Progress) -> Evidence:
+def _from_images(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
     scale = work_scales(source.infos, PHOTO_SIDE)
-    greys, small = [], FrameStore()
+    greys = []
     for number, frame in enumerate(progress(source, "read", len(source))):
         greys.append(_work_grey(frame, scale[number]))
         small.append(resize(frame.image, *network_size(frame.info)))
@@ -86,6 +96,32 @@ def _from_images(source: Source, masks: Path | None, seed: int, progress: Progre
     tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
     everything = np.arange(len(source))
     return Evidence(tracks=tracks, work_scale=scale, keyframes=everything, small=small, infos=source.infos)
+
+
+def _loop_frames(frames: int) -> set[int]:
+    """Frames of a video that are compared with one another, to find places seen again: 16, of long clips up to 64."""
+    count = int(np.clip(frames / 60, 16, 64))
+    return set(np.linspace(0, frames - 1, min(count, frames)).round().astype(int).tolist())
+
+
+def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tuple[Tracks, np.ndarray]:
+    """``tracks`` joined where far frames see the same points again, and the frames that did."""
+    numbers = np.array(sorted(greys))
+    common = common_tracks(tracks.view.numpy(), tracks.track.numpy(), int(numbers[-1]) + 1)[numbers][
+        :, numbers
+    ].toarray()
+    with ThreadPoolExecutor() as pool:
+        features = list(pool.map(lambda number: matches.detect(greys[number], LOOP_POINTS), numbers))
+        apart = [(a, b) for a, b in combinations(range(len(numbers)), 2) if common[a, b] < MIN_COMMON]
+        found = pool.map(lambda pair: matches.match_pair(features, *pair, seed=seed), apart)
+        sure = [m for m in found if m and len(m.index_a) >= LOOP_INLIERS and m.inlier_share >= LOOP_SHARE]
+    if not sure:
+        return tracks, np.zeros(0, int)
+    places = [matches.Features.none() for _ in range(int(numbers[-1]) + 1)]
+    for number, item in zip(numbers, features, strict=True):
+        places[number] = item
+    sure = [replace(m, a=int(numbers[m.a]), b=int(numbers[m.b])) for m in sure]
+    return matches.merge(places, sure, tracks), np.unique([[m.a, m.b] for m in sure])
 
 
 def _work_size(info: FrameInfo, scale: float) -> tuple[int, int]:

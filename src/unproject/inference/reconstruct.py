@@ -1,5 +1,7 @@
 """The main job: images or video in, cameras, depth and motion out, with nothing but this machine."""
 
+import os
+import re
 import resource
 import sys
 import time
@@ -12,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
-from unproject.errors import UsageError
+from unproject.errors import MemoryLimitError, UsageError
 from unproject.inference import assemble, dense, problem, tracks3d
 from unproject.inference.evidence import Evidence, gather, network_size
 from unproject.inference.extend import extended
 from unproject.inference.refine import Solved, solve_component
 from unproject.io.cameras import MatchedCameras, read_cameras
+from unproject.io.frame_store import FrameStore
 from unproject.io.images import to_original
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
@@ -115,6 +119,7 @@ def reconstruct(
     clock = _Clock()
     _check_device(device, dtype)
     opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
+    _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
     settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed}
     with ExitStack() as stack:
@@ -123,9 +128,10 @@ def reconstruct(
             identity = {**settings, "input": opened.content_hash}
             writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
             stack.enter_context(writer)
+        stack.enter_context(threadpool_limits(1, "blas"))  # the solver's matrices are small: threads only wait
+        small = stack.enter_context(FrameStore())
         with clock("read"):
-            evidence = gather(opened, None if masks is None else Path(masks), seed, progress)
-        stack.enter_context(evidence.small)
+            evidence = gather(opened, small, None if masks is None else Path(masks), seed, progress)
         with clock("solve"):
             solution = _solve(opened, evidence, known, seed, progress)
         with clock("depth"):
@@ -214,9 +220,21 @@ def _densify(
 
 def _check_device(device: str, dtype: str) -> None:
     """The weights-free way runs on the CPU in the precision it needs; a device that is not there is still an error."""
-    del dtype
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device} is not known: give auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: this machine has no CUDA device; use --device auto")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--dtype {dtype} is not known: give auto, float32 or bfloat16")
+
+
+def _check_memory(opened: Source) -> None:
+    needed, there = _memory_gib(opened), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > there:
+        fit = int(len(opened) * there / needed)
+        raise MemoryLimitError(
+            f"{len(opened)} frames take about {needed:.1f} GiB, this machine has {there:.1f}: --max-frames {fit} fits"
+        )
 
 
 class _Clock:

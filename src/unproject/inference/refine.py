@@ -24,6 +24,8 @@ Motion = Literal["full", "rotation_only", "static"]
 
 NO_PARALLAX_PX = 1.0
 """Where a rotating camera at a fixed place explains the median observation this well, there is no depth to be had."""
+FEW_OBSERVATIONS = 60_000
+"""Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
 STATIC_PX = 0.5
 """Where nothing moves more than this, the camera stands still."""
 
@@ -188,6 +190,8 @@ def _finished(
     """Every track gets its point; without known poses the unit of length is the median depth."""
     if motion == "full":
         state = structure.with_points(seen, state, len(track))
+        if len(seen) <= FEW_OBSERVATIONS:
+            state = _resolved(seen, state, prior, scale_px=1.0, limit_px=4.0)
         if not prior.posed.any():
             state = _unit_depth(seen, state)
         good = structure.inliers(seen, state, 4.0)

@@ -91,9 +91,9 @@ def inlier_share(seen: Observations, good: np.ndarray, views: int) -> np.ndarray
 
 
 def located(view: int, seen: Observations, state: State) -> tuple[State, int, int] | None:
-    """``state`` with one view where its points say (SQPnP in RANSAC at 4 px), and how many of them fit before and after.
+    """``state`` with one view where its points say (SQPnP, RANSAC at 4 px), and how many of them fit before and after.
 
-    Only points that two other views place are asked: where the view itself is wrong, so are the points it helped to place.
+    Only points that two other views place are asked: where the view is wrong, so are the points it helped to place.
     """
     mine = np.flatnonzero(seen.view == view)
     about = np.zeros(len(state.points), bool)

@@ -42,6 +42,11 @@ class Features:
     descriptor: np.ndarray
     """F 128 float32."""
 
+    @staticmethod
+    def none() -> "Features":
+        """Of an image without a point."""
+        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
+
 
 @dataclass(frozen=True)
 class PairMatches:
@@ -83,7 +88,7 @@ def detect(grey: np.ndarray, most: int) -> Features:
     sift = cv2.SIFT_create(most, contrastThreshold=contrast, enable_precise_upscale=True)
     points, descriptor = sift.detectAndCompute(grey, None)
     if descriptor is None:
-        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
+        return Features.none()
     uv = np.array([point.pt for point in points], np.float32) + 0.5
     descriptor /= np.maximum(descriptor.sum(1, keepdims=True), 1e-9)
     return Features(uv, np.sqrt(descriptor))
