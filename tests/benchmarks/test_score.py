@@ -1,5 +1,6 @@
 """Scores of answers that are known to be right, or wrong by a known amount."""
 
+import json
 import sys
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import score, table
+from benchmarks import score, solvers, table
 from benchmarks.clips import Clip, Joints
 from benchmarks.measure import RunFailed, measured
 from benchmarks.solvers import Solved
@@ -57,6 +58,7 @@ def answer(clip: Clip, *, lost: int = 0, scale: float = 1.0, depth_factor: float
                 confidence=claimed.float(),
                 motion=clip.moving(index)[::2, ::2].float(),
                 to_original=torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0]]),
+                rgb=torch.zeros(*depth.shape, 3, dtype=torch.uint8),
             )
         )
     cameras = Cameras(
@@ -68,7 +70,8 @@ def answer(clip: Clip, *, lost: int = 0, scale: float = 1.0, depth_factor: float
         quality=found.float(),
     )
     infos = [FrameInfo(file=str(file), index=0, time_s=0.0, width=WIDTH, height=HEIGHT) for file in clip.files]
-    result = Reconstruction(frames=tuple(infos), cameras=cameras, maps=maps)
+    provenance = {"timings_s": {"solve": 2.0}, "notes": ["a note"]}
+    result = Reconstruction(frames=tuple(infos), cameras=cameras, maps=maps, provenance=provenance)
     return Solved(world_from_cam=poses, seconds=3.0, stages_s={"all": 3.0}, peak_mib=100.0, notes=(), result=result)
 
 
@@ -110,6 +113,35 @@ def test_rows_survive_the_disk_and_stand_in_one_line_per_clip(clip):
     assert score.Row.from_json(ours.to_json()) == ours
     text = table.markdown([ours, colmap])
     assert "| made_up [m] | 5/5 / 5/5 | 0.0000 / 0.0000 |" in text
+
+
+def test_our_answer_is_read_from_the_folder_that_the_measured_process_wrote(clip, tmp_path, monkeypatch):
+    def run(child: str, work) -> tuple[dict, float]:
+        assert child == "child_ours"
+        assert json.loads((work / "files.json").read_text()) == [str(file) for file in clip.files]
+        answer(clip, lost=1).result.save(work / "out")
+        return {"seconds": 2.5}, 321.0
+
+    monkeypatch.setattr(solvers, "_run", run)
+    row = score.rate(clip, "ours", solvers.ours(clip, tmp_path))
+    assert (row.found, row.seconds, row.peak_mib, row.stages_s) == (4, 2.5, 321.0, {"solve": 2.0})
+    assert row.notes == ("a note",)
+    assert row.depth.rel < 1e-3
+
+
+def test_colmap_poses_go_to_their_frames(clip, tmp_path, monkeypatch):
+    names = {2: "000002.png", 4: "000004.png"}
+
+    def run(child: str, work, matching: str) -> tuple[dict, float]:
+        assert (child, matching) == ("child_colmap", "sequential")
+        assert sorted(file.name for file in (work / "images").iterdir()) == [f"{n:06d}.png" for n in range(VIEWS)]
+        poses = {name: clip.world_from_cam[index, :3].tolist() for index, name in names.items()}
+        return {"world_from_cam": poses, "stages_s": {"mapping": 1.0}, "model_sizes": [2]}, 5.0
+
+    monkeypatch.setattr(solvers, "_run", run)
+    solved = solvers.colmap(clip, tmp_path)
+    assert solved.found == 2
+    torch.testing.assert_close(solved.world_from_cam[[2, 4]], clip.world_from_cam[[2, 4]])
 
 
 def test_peak_memory_is_the_commands_own():
