@@ -48,12 +48,13 @@ def trace(
         radiance[views, :, rows] = _shade(
             world, some, rays, flat[views, 0, 0], *met, [lamp.windows(views, rows) for lamp in shadows]
         )
-    return tuple(maps.unflatten(0, times.shape) for maps in (radiance, depth, surface))
+    batch = times.shape
+    return radiance.unflatten(0, batch), depth.unflatten(0, batch), surface.unflatten(0, batch)
 
 
 def pixels_at_a_time(device: torch.device) -> int:
     """On a CPU, temporaries should stay in its cache; on a GPU, launches should be few."""
-    return 2**16 if device.type == "cpu" else 2**23
+    return 2**17 if device.type == "cpu" else 2**23
 
 
 def _tiles(views: int, height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
