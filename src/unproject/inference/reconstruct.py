@@ -28,6 +28,7 @@ from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
 from unproject.io.writer import ResultWriter
 from unproject.progress import Progress, silent
+from unproject.teachers.tracks import LEAST_TRUST
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
 
 NO_DEPTH = {
@@ -164,7 +165,8 @@ def _solve(
     infos, tracks, scale = opened.infos, evidence.tracks, evidence.work_scale
     prior = assemble.make_prior(infos, known, scale)
     straight = assemble.ideal_tracks(tracks, known, scale)
-    on_keyframes = _only_views(straight, evidence.keyframes)
+    straight = _rows(straight, straight.weight.numpy() >= LEAST_TRUST)
+    on_keyframes = _rows(straight, np.isin(straight.view.numpy(), evidence.keyframes))
     parts = []
     for views in progress(problem.connected_views(on_keyframes, len(infos)), "solve"):
         part = solve_component(on_keyframes, views, prior, seed=seed)
@@ -176,9 +178,9 @@ def _solve(
     return _Solution(parts=parts, cameras=cameras, sparse=sparse, notes=_notes(parts, cameras, infos))
 
 
-def _only_views(tracks: Tracks, views: np.ndarray) -> Tracks:
-    """The rows of some views; tracks keep their numbers."""
-    row = torch.as_tensor(np.isin(tracks.view.numpy(), views))
+def _rows(tracks: Tracks, keep: np.ndarray) -> Tracks:
+    """Some rows; tracks keep their numbers."""
+    row = torch.as_tensor(keep)
     return Tracks(view=tracks.view[row], track=tracks.track[row], uv=tracks.uv[row], weight=tracks.weight[row])
 
 

@@ -13,6 +13,11 @@ from unproject.types import Labels, Tracks
 
 PATCH = 5
 """Half side of the patch that is compared with the template."""
+DISTRUST = 0.1
+"""Weight of a point that moves by itself: below `LEAST_TRUST` of any that moves with the scene."""
+LEAST_TRUST = 0.2
+LEAST_MOTION_PX = 2.0
+"""Less motion than this tells nothing of who moves by himself."""
 _OFFSETS = np.stack(np.meshgrid(*[np.arange(-PATCH, PATCH + 1, dtype=np.float32)] * 2), -1).reshape(-1, 2)
 
 
@@ -64,11 +69,14 @@ class KltTracker:
             raise ValueError(f"frame {self._frame} is {grey.shape}, those before {self._previous.shape}")
         if self._previous is not None and len(self._alive.uv):
             self._advance(self._previous, grey)
+        if self._frame % self.seed_every == 0:
+            self._judge()
         if self._frame % self.seed_every == 0 or len(self._alive.uv) < 0.6 * self.target:
             self._seed(grey)
         alive = self._alive
         view = np.full(len(alive.uv), self._frame)
-        self._rows.append((view, alive.number, alive.uv + 0.5, alive.trust))  # OpenCV has pixel centres at integers
+        trust = np.where(alive.rigid, alive.trust, DISTRUST * alive.trust)
+        self._rows.append((view, alive.number, alive.uv + 0.5, trust))  # OpenCV has pixel centres at integers
         self._previous, self._frame = grey, self._frame + 1
 
     def finish(self) -> Tracks:
@@ -100,6 +108,15 @@ class KltTracker:
         keep = keep[alike]
         trust = correlation[alike] * np.exp(-((error[keep] / self.forward_backward_px) ** 2))
         self._alive = points.kept(keep, uv[keep], uv[keep] - points.uv[keep], trust)
+
+    def _judge(self) -> None:
+        """Points that leave the epipolar geometry of the others since the last time move by themselves, or slipped."""
+        points = self._alive
+        known = np.flatnonzero(np.isfinite(points.judged_at[:, 0]))
+        before, now = points.judged_at[known], points.uv[known]
+        if len(known) >= 30 and np.median(np.linalg.norm(now - before, axis=1)) > LEAST_MOTION_PX:
+            points.rigid[known] = _epipolar_inliers(before, now)
+        points.judged_at[:] = points.uv
 
     def _follow(
         self, source: np.ndarray, target: np.ndarray, uv: np.ndarray, guess: np.ndarray
@@ -134,14 +151,20 @@ class _Points:
     template: np.ndarray
     since: np.ndarray
     trust: np.ndarray
+    judged_at: np.ndarray
+    """Where it was when last judged, NaN for a new one."""
+    rigid: np.ndarray
+    """It moved as the scene did."""
 
     @staticmethod
     def none() -> "_Points":
         flat, pair = np.zeros(0), np.zeros((0, 2), np.float32)
-        return _Points(pair, pair, flat.astype(int), np.zeros((0, len(_OFFSETS)), np.float32), flat.astype(int), flat)
+        template = np.zeros((0, len(_OFFSETS)), np.float32)
+        return _Points(pair, pair, flat.astype(int), template, flat.astype(int), flat, pair, flat.astype(bool))
 
     def kept(self, keep: np.ndarray, uv: np.ndarray, velocity: np.ndarray, trust: np.ndarray) -> "_Points":
-        return _Points(uv, velocity, self.number[keep], self.template[keep], self.since[keep], trust)
+        rest = (self.judged_at[keep], self.rigid[keep])
+        return _Points(uv, velocity, self.number[keep], self.template[keep], self.since[keep], trust, *rest)
 
     def joined(
         self, uv: np.ndarray, number: np.ndarray, template: np.ndarray, drift: np.ndarray, frame: int
@@ -153,7 +176,19 @@ class _Points:
             np.concatenate([self.template, template]),
             np.concatenate([self.since, np.full(len(uv), frame)]),
             np.concatenate([self.trust, np.ones(len(uv))]),
+            np.concatenate([self.judged_at, np.full((len(uv), 2), np.nan, np.float32)]),
+            np.concatenate([self.rigid, np.ones(len(uv), bool)]),
         )
+
+
+def _epipolar_inliers(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Which points one fundamental matrix explains within 1 px; all, where none does."""
+    cv2.setRNGSeed(0)
+    try:
+        _, mask = cv2.findFundamentalMat(before, now, cv2.USAC_MAGSAC, 1.0, 0.999, 1000)
+    except cv2.error:  # OpenCV asserts where no sample gives a model
+        mask = None
+    return np.ones(len(now), bool) if mask is None else mask.ravel() > 0
 
 
 def _patches(grey: np.ndarray, uv: np.ndarray) -> np.ndarray:
