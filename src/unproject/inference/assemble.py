@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from unproject.geometry import camera
+from unproject.geometry import camera, rigid
 from unproject.inference import structure
+from unproject.inference.neighbours import SparseDepth
 from unproject.inference.problem import CameraPrior
 from unproject.inference.refine import Solved
 from unproject.io.cameras import MatchedCameras
@@ -167,3 +169,31 @@ def in_original_pixels(tracks: Tracks, work_scale: np.ndarray) -> Tracks:
     """Tracks in pixels of the original files."""
     factor = torch.as_tensor(1 / work_scale[tracks.view.numpy()], dtype=torch.float32)
     return replace(tracks, uv=tracks.uv * factor[:, None])
+
+
+def for_maps(cameras: Cameras, to_original: Sequence[Tensor]) -> Cameras:
+    """The same cameras for the pixels of the dense maps; ``to_original`` takes those to original pixels."""
+    from_original = torch.linalg.inv(torch.stack(list(to_original)).double())
+    return replace(cameras, intrinsics=from_original @ cameras.intrinsics.double())
+
+
+def sparse_depths(
+    parts: Sequence[Solved], tracks: Tracks, cameras: Cameras, to_original: Sequence[Tensor]
+) -> list[SparseDepth]:
+    """For each frame, its explained points: where in the dense map, and how deep. ``tracks`` in original pixels."""
+    found = [SparseDepth(uv=np.zeros((0, 2)), depth=np.zeros(0)) for _ in to_original]
+    for part in parts:
+        if part.motion != "full":
+            continue
+        frames, names = part.views[part.seen.view[part.good]], part.track[part.seen.point[part.good]]
+        uv = tracks.uv.numpy()[_row_of(tracks, frames, names)]
+        points = part.state.points[part.seen.point[part.good]]
+        for frame in np.unique(frames):
+            mine = frames == frame
+            world = torch.as_tensor(points[mine])
+            depth = rigid.transform(rigid.inverse(cameras.world_from_cam[frame].double()), world)[:, 2].numpy()
+            inverse = np.linalg.inv(to_original[frame].double().numpy())
+            place = uv[mine] @ inverse[:2, :2].T + inverse[:2, 2]
+            front = depth > 0
+            found[frame] = SparseDepth(uv=place[front], depth=depth[front])
+    return found

@@ -208,9 +208,16 @@ def _densify(
     original = assemble.in_original_pixels(evidence.tracks, evidence.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
     held: list[FrameMaps] = []
-    sizes = [network_size(info) for info in opened.infos]
-    places = [to_original(size, (info.width, info.height)) for size, info in zip(sizes, opened.infos, strict=True)]
-    stream = dense.dense_maps(evidence.small, places)
+    places = [to_original(network_size(info), (info.width, info.height)) for info in opened.infos]
+    clip = dense.DenseClip(
+        images=evidence.small,
+        cameras=assemble.for_maps(solution.cameras, places),
+        sparse=assemble.sparse_depths(solution.parts, original, solution.cameras, places),
+        to_original=places,
+        ordered=opened.kind == "video",
+        camera_motion=[part.motion for part in solution.parts],
+    )
+    stream = dense.dense_maps(clip)
     for index, maps in enumerate(progress(stream, "depth", len(opened))):
         lifter.add(index, maps)
         if writer is None:
