@@ -150,7 +150,7 @@ class _NearestRotation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         # At the optimum K = R^T M is symmetric, and dR = R [q]x with (tr(K) I - K) q = vee(G - G^T), G = R^T dM.
         rotation, matrix, known = ctx.saved_tensors
         eye = torch.eye(3, dtype=matrix.dtype, device=matrix.device)

@@ -37,7 +37,7 @@ def make_prior(infos: Sequence[FrameInfo], known: MatchedCameras | None, work_sc
     if known is not None:
         pose = known.world_from_cam.double().numpy()
         matrix = known.intrinsics.double().numpy() * work_scale[:, None, None]
-        given = np.isfinite(matrix).all((1, 2))
+        given = np.asarray(np.isfinite(matrix).all((1, 2)))
         principal = np.where(given[:, None], matrix[:, :2, 2], principal)
         per_view = np.where(given, matrix[:, 0, 0], per_view)
         fixed = np.array([given[group == number].all() for number in range(len(groups))])

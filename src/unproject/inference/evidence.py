@@ -171,7 +171,7 @@ def mask_of(masks: Path, info: FrameInfo, number: int) -> np.ndarray | None:
     for candidate in (f"{name.name}.png", f"{name.stem}.png", f"{number:06d}.png"):
         path = masks / candidate
         if path.is_file():
-            mask = read_image(path).any(axis=2)
+            mask = np.asarray(read_image(path).any(axis=2))
             if mask.shape != (info.height, info.width):
                 raise InputError(f"{path} is {mask.shape[1]}x{mask.shape[0]}, its image {info.width}x{info.height}")
             return mask

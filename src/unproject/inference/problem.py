@@ -42,7 +42,7 @@ class CameraPrior:
     @property
     def posed(self) -> np.ndarray:
         """Views whose pose is known (bool, V)."""
-        return np.isfinite(self.world_from_cam).all((1, 2))
+        return np.asarray(np.isfinite(self.world_from_cam).all((1, 2)))
 
     def of(self, views: np.ndarray) -> "CameraPrior":
         """The prior of some views; cameras keep their numbers."""
