@@ -38,6 +38,8 @@ class FrameStore(Sequence[np.ndarray]):
     def __enter__(self) -> "FrameStore":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         del kind, error, trace
         self._file.close()
