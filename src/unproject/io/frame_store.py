@@ -13,7 +13,7 @@ class FrameStore(Sequence[np.ndarray]):
     """Append uint8 images of any size, then read them as often as you like; gone when closed."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="unproject-frames-", buffering=0)
+        self._file = tempfile.TemporaryFile(prefix="unproject-frames-", buffering=0)  # noqa: SIM115 (closed by __exit__)
         self._places: list[tuple[int, tuple[int, ...]]] = []
 
     def append(self, image: np.ndarray) -> None:
