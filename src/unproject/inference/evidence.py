@@ -1,5 +1,6 @@
 """One pass over the input: tracks through all frames, which frames to solve with, small images for later."""
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,7 +18,7 @@ from unproject.io.images import read_image, resize
 from unproject.io.source import Frame, Source
 from unproject.progress import Progress
 from unproject.teachers import matches
-from unproject.teachers.tracks import KltTracker
+from unproject.teachers.tracks import KltTracker, follow_each_other
 from unproject.types import FrameInfo, Tracks
 
 LOOP_POINTS, LOOP_INLIERS, LOOP_SHARE = 1500, 30, 0.5
@@ -40,6 +41,8 @@ class Evidence:
     small: FrameStore
     """RGB at network size."""
     infos: tuple[FrameInfo, ...]
+    ordered: bool
+    """The frames follow each other in time: a video, or a folder that holds one."""
 
     @property
     def network_scale(self) -> np.ndarray:
@@ -71,31 +74,51 @@ def network_size(info: FrameInfo) -> tuple[int, int]:
 
 def _from_video(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
     scale = work_scales(source.infos, VIDEO_SIDE)
-    tracker, looked_at = KltTracker(), _loop_frames(len(source))
-    greys: dict[int, np.ndarray] = {}
-    for number, frame in enumerate(progress(source, "read, track", len(source))):
-        grey = _work_grey(frame, scale[number])
-        tracker.feed(grey)
-        if number in looked_at:
-            greys[number] = grey
-        small.append(resize(frame.image, *network_size(frame.info)))
-    tracks, loops = _with_loops(tracker.finish(), greys, seed)
-    tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
-    side = float(max(source.infos[0].width, source.infos[0].height) * scale[0])
-    keyframes = np.union1d(select_keyframes(tracks, len(source), side), loops)
-    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, infos=source.infos)
+
+    def greys() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(progress(source, "read, track", len(source))):
+            small.append(resize(frame.image, *network_size(frame.info)))
+            yield _work_grey(frame, scale[number])
+
+    return _of_sequence(greys(), source.infos, scale, small, masks, seed)
 
 
 def _from_images(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
     scale = work_scales(source.infos, PHOTO_SIDE)
-    greys = []
-    for number, frame in enumerate(progress(source, "read", len(source))):
-        greys.append(_work_grey(frame, scale[number]))
-        small.append(resize(frame.image, *network_size(frame.info)))
-    tracks = matches.match_all(greys, seed=seed, progress=progress)
+    with FrameStore() as greys:
+        for number, frame in enumerate(progress(source, "read", len(source))):
+            greys.append(_work_grey(frame, scale[number]))
+            small.append(resize(frame.image, *network_size(frame.info)))
+        if len(greys) > matches.FEW_VIEWS and follow_each_other(greys):
+            return _of_sequence(progress(greys, "track", len(greys)), source.infos, scale, small, masks, seed)
+        tracks = matches.match_all(greys, seed=seed, progress=progress)
     tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
     everything = np.arange(len(source))
-    return Evidence(tracks=tracks, work_scale=scale, keyframes=everything, small=small, infos=source.infos)
+    return Evidence(
+        tracks=tracks, work_scale=scale, keyframes=everything, small=small, infos=source.infos, ordered=False
+    )
+
+
+def _of_sequence(
+    greys: Iterable[np.ndarray],
+    infos: tuple[FrameInfo, ...],
+    scale: np.ndarray,
+    small: FrameStore,
+    masks: Path | None,
+    seed: int,
+) -> Evidence:
+    """Frames that follow each other in time: tracked through all, solved at keyframes."""
+    tracker, looked_at = KltTracker(), _loop_frames(len(infos))
+    kept: dict[int, np.ndarray] = {}
+    for number, grey in enumerate(greys):
+        tracker.feed(grey)
+        if number in looked_at:
+            kept[number] = grey
+    tracks, loops = _with_loops(tracker.finish(), kept, seed)
+    tracks = _uncovered(_exact(tracks, infos, scale), masks, infos, scale)
+    side = float(max(infos[0].width, infos[0].height) * scale[0])
+    keyframes = np.union1d(select_keyframes(tracks, len(infos), side), loops)
+    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, infos=infos, ordered=True)
 
 
 def _loop_frames(frames: int) -> set[int]:

@@ -214,7 +214,7 @@ def _densify(
         cameras=assemble.for_maps(solution.cameras, places),
         sparse=assemble.sparse_depths(solution.parts, original, solution.cameras, places),
         to_original=places,
-        ordered=opened.kind == "video",
+        ordered=evidence.ordered,
         camera_motion=[part.motion for part in solution.parts],
     )
     stream = dense.dense_maps(clip)

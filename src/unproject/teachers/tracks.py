@@ -228,6 +228,27 @@ def _corners(grey: np.ndarray, taken: np.ndarray, target: int) -> np.ndarray:
     )
 
 
+def follow_each_other(greys: Sequence[np.ndarray]) -> bool:
+    """Whether uint8 images [H, W] are frames of one video: of one size, and most points survive from each to the next.
+
+    Eight neighbouring pairs are looked at; six of them must keep 60 % of their corners at under 6 % of the long side.
+    """
+    if len(greys) < 2 or len({image.shape for image in greys}) > 1:
+        return False
+    steady = 0
+    for number in np.linspace(0, len(greys) - 2, 8).round().astype(int):
+        tracker = KltTracker(target=300)
+        tracker.feed(greys[number])
+        before, numbers = tracker._alive.uv, tracker._alive.number
+        tracker.feed(greys[number + 1])
+        alive = tracker._alive
+        stayed = np.isin(alive.number, numbers)
+        shift = np.linalg.norm(alive.uv[stayed] - before[np.searchsorted(numbers, alive.number[stayed])], axis=1)
+        near = stayed.any() and np.median(shift) < 0.06 * max(greys[number].shape)
+        steady += bool(near and stayed.sum() >= 0.6 * len(numbers))
+    return steady >= 6
+
+
 def follow(greys: Iterable[np.ndarray], uv: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Points of the user's choice from the first frame on: (uv [K, 2], visible [K]) for every frame.
 
