@@ -106,7 +106,7 @@ class KltTracker:
         correlation = (_patches(grey, uv[keep]) * points.template[keep]).sum(1)
         alike = correlation > self.least_correlation
         keep = keep[alike]
-        trust = correlation[alike] * np.exp(-((error[keep] / self.forward_backward_px) ** 2))
+        trust = correlation[alike].clip(max=1.0) * np.exp(-((error[keep] / self.forward_backward_px) ** 2))
         self._alive = points.kept(keep, uv[keep], uv[keep] - points.uv[keep], trust)
 
     def _judge(self) -> None:
@@ -253,7 +253,7 @@ def follow(greys: Iterable[np.ndarray], uv: np.ndarray) -> Iterator[tuple[np.nda
     """Points of the user's choice from the first frame on: (uv [K, 2], visible [K]) for every frame.
 
     DIS flow at its finest scale moves a point, since it follows soft things that have no corners; it counts as lost
-    once flow back and forth disagrees by over 3 px.
+    once flow back and forth disagrees by over 3 px or it leaves the image, and does not come back.
     """
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow.setFinestScale(0)
@@ -265,8 +265,8 @@ def follow(greys: Iterable[np.ndarray], uv: np.ndarray) -> Iterator[tuple[np.nda
             visible &= np.linalg.norm(back - place, axis=1) < 3.0
             place = moved
         previous = grey
-        inside = ((place >= 0) & (place <= [grey.shape[1], grey.shape[0]])).all(1)
-        yield place.copy(), visible & inside
+        visible &= ((place >= 0) & (place <= [grey.shape[1], grey.shape[0]])).all(1)
+        yield place.copy(), visible.copy()
 
 
 def _looked_up(field: np.ndarray, uv: np.ndarray) -> np.ndarray:
