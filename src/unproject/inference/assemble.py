@@ -181,7 +181,7 @@ def sparse_depths(
     parts: Sequence[Solved], tracks: Tracks, cameras: Cameras, to_original: Sequence[Tensor]
 ) -> list[SparseDepth]:
     """For each frame, its explained points: where in the dense map, and how deep. ``tracks`` in original pixels."""
-    found = [SparseDepth(uv=np.zeros((0, 2)), depth=np.zeros(0)) for _ in to_original]
+    found = [SparseDepth(uv=np.zeros((0, 2), np.float32), depth=np.zeros(0, np.float32)) for _ in to_original]
     for part in parts:
         if part.motion != "full":
             continue
@@ -195,5 +195,5 @@ def sparse_depths(
             inverse = np.linalg.inv(to_original[frame].double().numpy())
             place = uv[mine] @ inverse[:2, :2].T + inverse[:2, 2]
             front = depth > 0
-            found[frame] = SparseDepth(uv=place[front], depth=depth[front])
+            found[frame] = SparseDepth(uv=np.float32(place[front]), depth=np.float32(depth[front]))
     return found
