@@ -30,7 +30,7 @@ LEAST_INLIERS, LEAST_SHARE = 15, 0.25
 SAME_POINT_PX = 1.0
 """A SIFT point this near to a tracked point of the same frame is that point."""
 APART_PX = 2.0
-"""A track with two points further apart than this in one view is two things: it is dropped."""
+"""A track with a point further than this from the one that is kept of the same view is two things: it is dropped."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,10 @@ def _one_place_per_view(view: np.ndarray, track: np.ndarray, uv: np.ndarray, wei
     """Tracks of two views and more, one point per view, without those that claim places over `APART_PX` apart."""
     order = np.lexsort((-weight, view, track))
     view, track, uv, weight = view[order], track[order], uv[order], weight[order]
-    again = np.flatnonzero((track[1:] == track[:-1]) & (view[1:] == view[:-1])) + 1
-    torn = np.unique(track[again[np.linalg.norm(uv[again] - uv[again - 1], axis=1) > APART_PX]])
-    keep = ~np.isin(track, torn)
-    keep[again] = False
+    best = np.r_[True, (track[1:] != track[:-1]) | (view[1:] != view[:-1])][: len(track)]
+    kept = np.flatnonzero(best)[np.cumsum(best) - 1]
+    torn = np.unique(track[np.linalg.norm(uv - uv[kept], axis=1) > APART_PX])
+    keep = best & ~np.isin(track, torn)
     often = np.bincount(track[keep], minlength=int(track.max(initial=0)) + 1)
     keep &= often[track] >= 2
     _, number = np.unique(track[keep], return_inverse=True)
