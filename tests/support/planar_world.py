@@ -38,11 +38,9 @@ def seen_through(canvas: np.ndarray, image_from_canvas: np.ndarray, height: int,
     return cv2.warpPerspective(canvas, matrix, (width, height), flags=cv2.INTER_CUBIC)
 
 
-def clip(
-    steps: list[np.ndarray], height: int = 200, width: int = 260, seed: int = 0
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def clip(steps: list[np.ndarray], height: int = 200, width: int = 260, seed: int = 0) -> list[np.ndarray]:
     """Grey frames whose first is a texture and whose n-th shows it through ``steps[n]`` (frame from first frame)."""
     border = 150
     canvas = texture(height + 2 * border, width + 2 * border, seed)
     first_from_canvas = np.array([[1.0, 0, -border], [0, 1, -border], [0, 0, 1]])
-    return [seen_through(canvas, step @ first_from_canvas, height, width) for step in steps], steps
+    return [seen_through(canvas, step @ first_from_canvas, height, width) for step in steps]

@@ -15,7 +15,7 @@ TEACHERS = [KltTeacher(target=200), DisTeacher(), SiftTeacher()]
 
 @pytest.fixture(scope="module")
 def images():
-    frames, _ = clip([about((80, 60), shift=(2.0 * n, 0)) for n in range(3)], 120, 160)
+    frames = clip([about((80, 60), shift=(2.0 * n, 0)) for n in range(3)], 120, 160)
     return [np.repeat(frame[..., None], 3, axis=2) for frame in frames]
 
 

@@ -62,7 +62,7 @@ def test_covisibility_is_one_where_flow_comes_back_half_at_its_scale_and_zero_ou
     ids=["shift", "turn", "zoom"],
 )
 def test_flow_of_a_known_map(matrix):
-    (one, two), _ = clip([np.eye(3), matrix])
+    (one, two) = clip([np.eye(3), matrix])
     forward, backward = flow_both_ways(one, two)
     truth, truth_back = flow_of(matrix, *one.shape), flow_of(np.linalg.inv(matrix), *one.shape)
     inside = np.isfinite(round_trip_px(truth, truth_back))
@@ -94,8 +94,8 @@ def test_flow_and_covisibility_against_a_world_where_both_are_exact(walk):
 
 def test_the_hidden_is_not_claimed():
     """Half the picture slides over the other half: the strip that it hides has no flow that comes back."""
-    (still,), _ = clip([np.eye(3)], seed=1)
-    (sheet,), _ = clip([np.eye(3)], seed=2)
+    (still,) = clip([np.eye(3)], seed=1)
+    (sheet,) = clip([np.eye(3)], seed=2)
     one, two = still.copy(), still.copy()
     one[:, 150:], two[:, 130:] = sheet[:, :110], sheet[:, :130]
     weight = covisibility(*flow_both_ways(one, two))
@@ -104,7 +104,7 @@ def test_the_hidden_is_not_claimed():
 
 
 def test_labels_are_the_flow_of_neighbours():
-    frames, steps = clip([about((130, 100), shift=(3.0 * n, 0)) for n in range(3)])
+    frames = clip([about((130, 100), shift=(3.0 * n, 0)) for n in range(3)])
     label = DisTeacher().label([np.repeat(frame[..., None], 3, axis=2) for frame in frames]).flow
     assert label.value.shape == (1, 2, 200, 260, 2)
     assert label.weight.shape == (1, 2, 200, 260)
@@ -112,7 +112,7 @@ def test_labels_are_the_flow_of_neighbours():
 
 
 def test_flow_is_the_same_from_several_threads():
-    frames, _ = clip([about((130, 100), turn_deg=n) for n in range(5)])
+    frames = clip([about((130, 100), turn_deg=n) for n in range(5)])
     here = [flow_both_ways(*two)[0] for two in pairwise(frames)]
     with ThreadPoolExecutor(2) as pool:
         there = list(pool.map(lambda two: flow_both_ways(*two)[0], pairwise(frames)))

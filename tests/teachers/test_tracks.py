@@ -53,7 +53,7 @@ def errors_px(tracks, maps):
     ids=["shift", "turn", "zoom", "shake"],
 )
 def test_tracks_of_a_known_map_are_exact_and_run_through_all_frames(maps):
-    frames, _ = clip(maps)
+    frames = clip(maps)
     tracks = track(frames)
     error, age = errors_px(tracks, maps)
     assert np.median(error[age > 0]) < 0.2
@@ -66,7 +66,7 @@ def test_tracks_of_a_known_map_are_exact_and_run_through_all_frames(maps):
 
 
 def test_observations_are_sorted_consecutive_and_trusted():
-    frames, _ = clip([about(CENTRE, shift=(4.0 * n, 0)) for n in range(12)])
+    frames = clip([about(CENTRE, shift=(4.0 * n, 0)) for n in range(12)])
     tracks = track(frames)
     view, number = tracks.view, tracks.track
     same = number[1:] == number[:-1]
@@ -92,7 +92,7 @@ def test_pixel_centres_lie_at_one_half():
 
 def test_standing_points_stand():
     rng = np.random.default_rng(0)
-    still, _ = clip([np.eye(3)])
+    still = clip([np.eye(3)])
     frames = [np.clip(still[0] + rng.normal(size=still[0].shape) * 3, 0, 255).astype(np.uint8) for _ in range(16)]
     tracks = track(frames)
     places = table(tracks, 16)
@@ -103,8 +103,8 @@ def test_standing_points_stand():
 
 
 def test_a_cut_ends_all_tracks_and_points_are_found_anew():
-    before, _ = clip([about(CENTRE, shift=(2.0 * n, 0)) for n in range(8)], seed=1)
-    after, _ = clip([about(CENTRE, shift=(2.0 * n, 0)) for n in range(8)], seed=2)
+    before = clip([about(CENTRE, shift=(2.0 * n, 0)) for n in range(8)], seed=1)
+    after = clip([about(CENTRE, shift=(2.0 * n, 0)) for n in range(8)], seed=2)
     places = np.isfinite(table(track(before + after), 16)[..., 0])
     crossing = (places[7] & places[8]).sum()
     assert crossing < 0.03 * places[7].sum()
@@ -114,7 +114,7 @@ def test_a_cut_ends_all_tracks_and_points_are_found_anew():
 
 def test_an_occluder_ends_the_tracks_that_it_covers():
     """A sheet slides over a still picture: no point of the picture may be seen where the sheet lies."""
-    still, _ = clip([np.eye(3)], seed=1)
+    still = clip([np.eye(3)], seed=1)
     sheet = texture(200, 80, seed=5)
     frames = []
     for n in range(16):
@@ -207,7 +207,7 @@ def epipolar_px(clip_, a, b, uv_a, uv_b):
 
 def test_chosen_points_are_followed_where_the_map_takes_them():
     maps = [about(CENTRE, turn_deg=0.7 * n, shift=(2.0 * n, n)) for n in range(12)]
-    frames, _ = clip(maps)
+    frames = clip(maps)
     start = np.random.default_rng(0).uniform([30, 30], [200, 160], (40, 2))
     for step, (uv, visible) in zip(maps, follow(frames, start), strict=True):
         assert visible.all()
@@ -216,7 +216,7 @@ def test_chosen_points_are_followed_where_the_map_takes_them():
 
 def test_a_followed_point_that_leaves_the_picture_is_lost_and_stays_so():
     maps = [about(CENTRE, shift=(shift, 0)) for shift in (0, 8, 16, 24, 16, 8, 0)]
-    frames, _ = clip(maps)
+    frames = clip(maps)
     seen = np.array([visible for _, visible in follow(frames, np.array([[245.0, 100], [100, 100]]))])
     assert seen[0].all()
     assert not seen[3:, 0].any()
