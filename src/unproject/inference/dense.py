@@ -1,0 +1,318 @@
+"""Depth, confidence and motion of every pixel of every frame, cameras known; frames stream out in order.
+
+Depth is measured at some frames (all photos, keyframes of a video) by flow to several others, filled in along the
+picture's edges, and then merged: each frame's result is what the maps around it agree on. Movers are what the camera
+does not explain; there depth is an assumption and confidence next to nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+from unproject.inference import motion, neighbours
+from unproject.inference.complete import complete
+from unproject.inference.fuse import fuse, sight
+from unproject.inference.neighbours import Layout, SparseDepth
+from unproject.inference.polish import polish
+from unproject.inference.view import View, inside, landing, lookup, make_view, relative_depth
+from unproject.types import Cameras, FrameMaps
+
+CameraMotion = Literal["full", "rotation_only", "static"]
+
+SURE, AGREEING = 0.06, 2
+"""Expected relative error and number of agreeing sightings that make a pixel known, before any other frame is asked."""
+SPARSE_LINK = 0.03
+"""Hold across edges where points are sparse: they sit on the edges themselves."""
+STEEP = 50.0
+"""Relative change of depth within seven pixels that costs half the precision, inverse: flow smears edges."""
+AGREEMENT = 0.06
+"""Relative difference of inverse depth between maps that speak of the same surface."""
+NEAREST_KEYFRAMES, NEAREST_PHOTOS = 4, 6
+HALF_CONFIDENT = 1.5
+"""Precision (inverse relative error, as the maps see it) at which confidence is one half."""
+MOVER_CONFIDENCE = 0.1
+"""Of depth that rests on an assumption."""
+VIEWS_HELD = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseClip:
+    """What depth is made from; everything at network resolution."""
+
+    images: Sequence[UInt8[np.ndarray, "H W 3"]]
+    """Read at random; sizes may differ between photos."""
+    cameras: Cameras
+    """For the pixels of ``images``."""
+    sparse: Sequence[SparseDepth]
+    """One per frame."""
+    to_original: Sequence[Float[Tensor, "3 3"]]
+    ordered: bool
+    """A video, whose frames follow each other in time."""
+    camera_motion: Sequence[CameraMotion]
+    """One per component of ``cameras``."""
+
+
+def dense_maps(clip: DenseClip, workers: int = 2) -> Iterator[FrameMaps]:
+    """One result per frame, in order. Memory does not grow with a video; photos are held, 1 MiB each.
+
+    Without parallax (a camera that only turns or rests, or no camera) no depth is claimed; motion is, where frames
+    follow each other.
+    """
+    torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    cv2.setNumThreads(1)  # one frame per thread is the better split, and OpenCV's setting is global
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from _Densifier(clip, pool).run(ahead=2 * workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(cv_threads)
+        torch.set_num_threads(torch_threads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """Depth as one frame alone measured it."""
+
+    view: View
+    inverse_depth: Float32[np.ndarray, "H W"]
+    precision: Float32[np.ndarray, "H W"]
+    """Inverse of the expected relative error; 0 where the frame knows nothing of the scene at rest."""
+    stuck: Bool[np.ndarray, "H W"]
+    """Belongs to the camera, not to the scene."""
+
+
+def measure(view: View, others: Sequence[View], sparse: SparseDepth, *, thorough: bool) -> Measured:
+    """Depth of one frame from its flow to others, started from the solved points that it sees."""
+    prior = sparse_prior(view, sparse)
+    nothing = np.zeros(prior.shape, np.float32)
+    if not others:
+        return Measured(view=view, inverse_depth=prior, precision=nothing, stuck=nothing > 0)
+    fused = fuse([sight(view, other, prior, thorough=thorough) for other in others])
+    known = (fused.error < SURE) & (fused.agreeing >= min(AGREEING, len(others)))
+    if not known.any():
+        return Measured(view=view, inverse_depth=prior, precision=nothing, stuck=nothing > 0)
+    inverse_depth = polish(view, others, complete(fused.inverse_depth, known, view.rgb))
+    stuck = motion.stuck_to_image(view, others, inverse_depth)
+    precision = np.where(stuck, np.float32(0), 1 / (fused.error * (1 + STEEP * _relief(inverse_depth))))
+    return Measured(view=view, inverse_depth=inverse_depth, precision=precision, stuck=stuck)
+
+
+def sparse_prior(view: View, sparse: SparseDepth) -> Float32[np.ndarray, "H W"]:
+    """Inverse depth of solved points, spread over the image; 1 everywhere without a point."""
+    total, count = np.zeros(view.grey.shape, np.float32), np.zeros(view.grey.shape, np.float32)
+    column, row = np.floor(sparse.uv.T).astype(int)
+    height, width = view.grey.shape
+    inside_image = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    place = row[inside_image], column[inside_image]
+    np.add.at(total, place, 1 / sparse.depth[inside_image])
+    np.add.at(count, place, 1)
+    known = count > 0
+    if not known.any():
+        return np.ones_like(total)
+    return complete(total / np.maximum(count, 1), known, view.rgb, SPARSE_LINK)
+
+
+def _relief(inverse_depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
+    """Relative change of depth within seven pixels."""
+    return cv2.morphologyEx(np.log(inverse_depth), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8))
+
+
+def merge(view: View, maps: Sequence[Measured]) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+    """Inverse depth of a frame that the maps around it agree on, and its precision. The nearest map comes first."""
+    guess = _carried(view, maps)
+    total = np.full(guess.shape, 1e-6, np.float32)
+    summed = total * guess
+    for one in maps:
+        implied, uv = _implied(view, one, guess)
+        trust = lookup(one.precision, uv, outside=0.0) * inside(uv, one.view.grey)
+        trust *= np.exp(-(((implied / guess - 1) / AGREEMENT) ** 2))
+        summed += trust * implied
+        total += trust
+    return summed / total, total / len(maps)
+
+
+def _carried(view: View, maps: Sequence[Measured]) -> Float32[np.ndarray, "H W"]:
+    """First guess: of the two nearest maps, the surer one at each pixel. Found by looking where the guess leads."""
+    if maps[0].view is view:
+        return maps[0].inverse_depth
+    guesses, trusts = [], []
+    for one in maps[:2]:
+        guess = one.inverse_depth
+        for _ in range(2):
+            guess, _ = _implied(view, one, guess)
+        again, uv = _implied(view, one, guess)
+        settled = np.exp(-(((again / guess - 1) / (AGREEMENT / 2)) ** 2))
+        guesses.append(again)
+        trusts.append(lookup(one.precision, uv, outside=0.0) * inside(uv, one.view.grey) * settled)
+    return np.where(trusts[0] >= trusts[-1], guesses[0], guesses[-1])
+
+
+def _implied(
+    view: View, one: Measured, guess: Float32[np.ndarray, "H W"]
+) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W 2"]]:
+    """Inverse depth that another map has for the surface that the guess sees there, and the pixels looked at."""
+    uv = landing(view, one.view, guess)
+    found = lookup(one.inverse_depth, uv)
+    # Depths along the two rays relate by w_other = w / (a + w t): solved for w.
+    at_infinity = relative_depth(view, one.view, np.zeros_like(guess))
+    shift = relative_depth(view, one.view, np.ones_like(guess)) - at_infinity
+    return found * np.maximum(at_infinity, 0.05) / np.maximum(1 - found * shift, 0.05), uv
+
+
+class _Densifier:
+    """All frames of one clip; remembers only what later frames need."""
+
+    def __init__(self, clip: DenseClip, pool: ThreadPoolExecutor):
+        self.clip, self.pool = clip, pool
+        cameras = clip.cameras
+        self.layout = Layout(
+            world_from_cam=cameras.world_from_cam.double().numpy(),
+            intrinsics=cameras.intrinsics.double().numpy(),
+            size=np.array([image.shape[1::-1] for image in clip.images]),
+            component=np.where(cameras.found.numpy(), cameras.component.numpy(), -1),
+            sparse=clip.sparse,
+        )
+        self.view = lru_cache(VIEWS_HELD)(self._view)
+        self.turn = lru_cache(VIEWS_HELD)(self._turn)
+        self.sources = self._sources()
+        self.last_use = {source: frame for frame, sources in enumerate(self.sources) for source in sources}
+        self.measured: dict[int, Future[Measured]] = {}
+
+    def run(self, ahead: int) -> Iterator[FrameMaps]:
+        """Results in order; measuring runs ahead of what is handed out."""
+        waiting: deque[Future[FrameMaps]] = deque()
+        for frame, sources in enumerate(self.sources):
+            for soon in self.sources[frame : frame + ahead * neighbours.KEYFRAME_GAP]:
+                for source in soon:
+                    if source not in self.measured:
+                        self.measured[source] = self.pool.submit(self._measure, source)
+            maps = [self.measured[source].result() for source in sources]
+            waiting.append(self.pool.submit(self._frame, frame, maps))
+            for source in sources:
+                if self.last_use[source] == frame:
+                    del self.measured[source]
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+
+    def _camera_motion(self, frame: int) -> CameraMotion | None:
+        component = self.layout.component[frame]
+        return None if component < 0 else self.clip.camera_motion[component]
+
+    def _sources(self) -> list[list[int]]:
+        """For each frame the frames whose measured depth it is merged from, nearest first."""
+        sources: list[list[int]] = [[] for _ in self.clip.images]
+        for component, camera_motion in enumerate(self.clip.camera_motion):
+            frames = np.flatnonzero(self.layout.component == component)
+            if camera_motion != "full" or not len(frames):
+                continue
+            keys = np.array(neighbours.keyframes(self.layout, frames)) if self.clip.ordered else frames
+            for frame in frames.tolist():
+                if self.clip.ordered:
+                    sources[frame] = keys[np.argsort(np.abs(keys - frame), kind="stable")[:NEAREST_KEYFRAMES]].tolist()
+                else:
+                    sources[frame] = [frame, *neighbours.among_photos(self.layout, frame)[:NEAREST_PHOTOS]]
+        return sources
+
+    def _view(self, frame: int) -> View:
+        cameras = self.clip.cameras
+        pose = cameras.world_from_cam[frame] if self._camera_motion(frame) == "full" else torch.eye(4)
+        return make_view(self.clip.images[frame], cameras.intrinsics[frame], cameras.distortion[frame], pose)
+
+    def _turn(self, frame: int) -> np.ndarray:
+        """Homography from a frame to the next."""
+        return motion.turn(self.view(frame).grey, self.view(frame + 1).grey)
+
+    def _measure(self, frame: int) -> Measured:
+        choose = neighbours.in_time if self.clip.ordered else neighbours.among_photos
+        others = [self.view(other) for other in choose(self.layout, frame)]
+        one = measure(self.view(frame), others, self.clip.sparse[frame], thorough=not self.clip.ordered)
+        moving = self._motion(frame, one.inverse_depth, one.precision) > 0.5
+        return without_movers(one, moving) if moving.any() else one
+
+    def _motion(
+        self, frame: int, inverse_depth: np.ndarray | None = None, precision: np.ndarray | None = None
+    ) -> Float32[np.ndarray, "H W"]:
+        """Probability of motion against the frames nearby that share this one's camera motion."""
+        view, nearby = self.view(frame), []
+        for step in (*motion.FLOW_STEPS, *motion.LOOK_STEPS) if self.clip.ordered else ():
+            other = frame + step
+            if not 0 <= other < len(self.clip.images) or self.layout.component[other] != self.layout.component[frame]:
+                continue
+            if inverse_depth is not None and precision is not None:
+                error = np.clip(1 / np.maximum(precision, 1e-6), 0.01, 0.5)
+                nearby.append(motion.rest_by_depth(view, self.view(other), step, inverse_depth, error))
+            elif self._camera_motion(frame) is not None:
+                turned = self._turned(frame, other)
+                nearby.append(motion.rest_by_homography(turned, view.grey.shape, self.view(other).grey, step))
+        return motion.motion(view.grey, nearby)
+
+    def _turned(self, source: int, target: int) -> np.ndarray:
+        """Homography between frames of a camera that only turns, chained over the frames in between."""
+        total = np.eye(3)
+        if self._camera_motion(source) == "rotation_only":
+            for frame in range(min(source, target), max(source, target)):
+                total = self.turn(frame) @ total
+        return total if source < target else np.linalg.inv(total)
+
+    def _frame(self, frame: int, maps: list[Measured]) -> FrameMaps:
+        view = self.view(frame)
+        if not maps:
+            return self._without_depth(frame)
+        inverse_depth, precision = merge(view, maps)
+        moves = self._motion(frame, inverse_depth, precision)
+        moving = moves > 0.5
+        stuck = maps[0].stuck if maps[0].stuck.shape == moves.shape else np.zeros_like(moving)
+        moves[stuck] = 1.0
+        depth = motion.standing_depth(moving, 1 / inverse_depth)
+        confidence = precision**2 / (precision**2 + HALF_CONFIDENT**2)
+        confidence[moving | stuck] *= MOVER_CONFIDENCE
+        return FrameMaps(
+            depth=torch.from_numpy(depth),
+            valid=torch.from_numpy(confidence > 0.5),
+            confidence=torch.from_numpy(confidence),
+            motion=torch.from_numpy(moves),
+            to_original=self.clip.to_original[frame],
+            rgb=torch.from_numpy(view.rgb.copy()),
+            scene_flow=self._scene_flow(frame, depth, moving & ~stuck),
+        )
+
+    def _scene_flow(self, frame: int, depth: np.ndarray, moving: np.ndarray) -> Tensor | None:
+        following = frame + 1
+        if not self.clip.ordered or following == len(self.clip.images):
+            return None
+        if self.layout.component[following] != self.layout.component[frame]:
+            return None
+        return torch.from_numpy(motion.displacement(self.view(frame), self.view(following), depth, moving))
+
+    def _without_depth(self, frame: int) -> FrameMaps:
+        view = self.view(frame)
+        nothing = torch.zeros(view.grey.shape)
+        return FrameMaps(
+            depth=torch.ones_like(nothing),
+            valid=nothing > 0,
+            confidence=nothing,
+            motion=torch.from_numpy(self._motion(frame)),
+            to_original=self.clip.to_original[frame],
+            rgb=torch.from_numpy(view.rgb.copy()),
+        )
+
+
+def without_movers(one: Measured, moving: Bool[np.ndarray, "H W"]) -> Measured:
+    """The scene behind movers as its surroundings suggest, of no precision."""
+    wide = cv2.dilate(moving.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    if wide.all():
+        return replace(one, precision=np.zeros_like(one.precision))
+    filled = complete(one.inverse_depth, ~wide, one.view.rgb)
+    return replace(one, inverse_depth=filled, precision=np.where(wide, np.float32(0), one.precision))
