@@ -1,9 +1,9 @@
 """What moves: pixels whose flow the camera does not explain, and which the picture at rest does not explain either.
 
-Flow over one and two frames is sought after the neighbour was moved to where a scene at rest would be seen, so that
-only motion is left of it. Next to a mover, flow is wrong where the mover hides the background, but rarely before *and*
-after: what counts is the smaller of both sides. A pixel that four or eight frames away looks as it does now, at its
-place at rest, does not move whatever flow says.
+Flow over one frame (what is fast) and over four (what is slow) is sought after the other frame was moved to where a
+scene at rest would be seen, so that only motion is left of it. Next to a mover, flow is wrong where the mover hides the
+background, but rarely before *and* after: what counts is the smaller of both sides. A pixel that half a second away
+looks as it does now, at its place at rest, does not move whatever flow says.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from unproject.inference.view import View, flow_between, inside, landing, length, lookup, relative_depth
 
-FLOW_STEPS = (-2, -1, 1, 2)
-LOOK_STEPS = (-8, -4, 4, 8)
+FLOW_STEPS = (-4, -1, 1, 4)
+LOOK_STEPS = (-12, -6, 6, 12)
 MOVING_PX = 0.7
 USUAL_PX = 0.2
 """Median of what is left of flow at rest, where the camera is right."""
