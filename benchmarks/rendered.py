@@ -13,9 +13,9 @@ ROOMS = {"synthetic_static": (1, False), "synthetic_dynamic": (4, True)}
 
 
 def film(name: str, folder: Path) -> Clip:
-    """Two seconds at 480x360 with motion blur, noise and JPEG; PNG files are written to `folder`."""
+    """Two seconds at 400x300 with motion blur, noise and JPEG; PNG files are written to `folder`."""
     seed, moving = ROOMS[name]
-    data = handheld_clip(seed, frames=60, height=360, width=480, moving=moving, sensor=Sensor())
+    data = handheld_clip(seed, frames=60, height=300, width=400, moving=moving, sensor=Sensor(samples=3))
     files = tuple(folder / f"{name}_{index:04d}.png" for index in range(len(data.images)))
     for file, image in zip(files, data.images, strict=True):
         cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
