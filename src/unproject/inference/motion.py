@@ -26,6 +26,10 @@ GREY_NOISE = 6.0
 CHANGED = 0.35
 """Difference in brightness, in units of noise, below which a patch is the same."""
 PATCH = 7
+SHIFT_PX, LEAST_SHIFTED = 8.0, 4
+"""How far the scene must go in the image, in how many frames, to tell it from what sticks to the camera."""
+SURVIVAL = 0.4
+"""Share of texture left in the mean of frames; a ninth is left of what moves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +145,25 @@ def turn(source: UInt8[np.ndarray, "H W"], target: UInt8[np.ndarray, "h w"]) -> 
 def stuck_to_image(
     view: View, others: Sequence[View], inverse_depth: Float32[np.ndarray, "H W"]
 ) -> Bool[np.ndarray, "H W"]:
-    """Pixels that stay put in the image while the camera moves: a watermark, a bonnet, a robot's gripper."""
-    votes, asked = np.zeros(inverse_depth.shape, np.float32), np.zeros(inverse_depth.shape, np.float32)
-    for other in others:
-        if other.grey.shape != view.grey.shape:
-            continue
-        uv = landing(view, other, inverse_depth)
-        eligible = (np.abs(uv - view.pixels).max(-1) > 8) & inside(uv, other.grey)
-        put, gone = _likeness(view.grey, other.grey), _likeness(view.grey, lookup(other.grey, uv))
-        votes += eligible & (put > 0.8) & (put > gone + 0.2)
-        asked += eligible
-    stuck = (votes > 0.5 * asked) & (asked >= 2)
+    """Pixels that stay put in the image while the camera moves: a watermark, a bonnet, a robot's gripper.
+
+    Only texture that stays put survives the mean of several images. All False unless enough of the others see the scene
+    elsewhere, at its depth and at infinity alike.
+    """
+    far = np.zeros_like(inverse_depth)
+    moved = [
+        other.grey
+        for other in others
+        if other.grey.shape == view.grey.shape
+        and all(np.median(length(landing(view, other, w) - view.pixels)) > SHIFT_PX for w in (inverse_depth, far))
+    ]
+    if len(moved) < LEAST_SHIFTED:
+        return far > 0
+    texture = [
+        grey - cv2.blur(grey, (PATCH, PATCH)) for grey in (one.astype(np.float32) for one in (view.grey, *moved))
+    ]
+    survived = cv2.blur(np.mean(texture, 0) ** 2, (PATCH, PATCH))
+    stuck = survived > SURVIVAL * (np.mean([cv2.blur(one**2, (PATCH, PATCH)) for one in texture], 0) + GREY_NOISE)
     closed = cv2.morphologyEx(stuck.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, label, stats, _ = cv2.connectedComponentsWithStats(
         cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
@@ -159,14 +171,6 @@ def stuck_to_image(
     large = stats[:, cv2.CC_STAT_AREA] > 4 * LEAST_AREA
     large[0] = False
     return large[label]
-
-
-def _likeness(one: np.ndarray, two: np.ndarray) -> Float32[np.ndarray, "H W"]:
-    """Correlation of patches; 0 where there is no texture."""
-    a, b = one.astype(np.float32), two.astype(np.float32)
-    a, b = a - cv2.blur(a, (PATCH, PATCH)), b - cv2.blur(b, (PATCH, PATCH))
-    spread = [cv2.blur(x * x, (PATCH, PATCH)) + GREY_NOISE for x in (a, b)]
-    return cv2.blur(a * b, (PATCH, PATCH)) / np.sqrt(spread[0] * spread[1])
 
 
 def standing_depth(
