@@ -195,5 +195,5 @@ def sparse_depths(
             inverse = np.linalg.inv(to_original[frame].double().numpy())
             place = uv[mine] @ inverse[:2, :2].T + inverse[:2, 2]
             front = depth > 0
-            found[frame] = SparseDepth(uv=np.float32(place[front]), depth=np.float32(depth[front]))
+            found[frame] = SparseDepth(uv=place[front].astype(np.float32), depth=depth[front].astype(np.float32))
     return found
