@@ -18,7 +18,10 @@ DISTRUST = 0.1
 LEAST_TRUST = 0.2
 LEAST_MOTION_PX = 2.0
 """Less motion than this tells nothing of who moves by himself."""
+ALIKE_GREY = 10.0
+"""Grey levels apart at which a neighbour's flow tells little of a point's (`follow`)."""
 _OFFSETS = np.stack(np.meshgrid(*[np.arange(-PATCH, PATCH + 1, dtype=np.float32)] * 2), -1).reshape(-1, 2)
+_AROUND = 3.0 * np.array([(x, y) for y in range(-4, 5) for x in range(-4, 5) if x * x + y * y <= 16], np.float32)
 
 
 @final
@@ -253,16 +256,17 @@ def follow_each_other(greys: Sequence[np.ndarray]) -> bool:
 def follow(greys: Iterable[np.ndarray], uv: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Points of the user's choice from the first frame on: (uv [K, 2], visible [K]) for every frame.
 
-    DIS flow at its finest scale moves a point, since it follows soft things that have no corners; it counts as lost
+    DIS flow at its finest scale moves a point, since it follows soft things that have no corners: the median flow of
+    what lies around it and is as bright, so that a thin limb is not moved by what is behind it. A point counts as lost
     once flow back and forth disagrees by over 3 px or it leaves the image, and does not come back.
     """
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     flow.setFinestScale(0)
     place, visible, previous = np.asarray(uv, np.float32).copy(), np.ones(len(uv), bool), None
     for grey in greys:
-        if previous is not None:
-            moved = place + _looked_up(flow.calc(previous, grey, None), place)
-            back = moved + _looked_up(flow.calc(grey, previous, None), moved)
+        if previous is not None and len(place):
+            moved = place + _flow_of_its_kind(flow.calc(previous, grey, None), previous, place)
+            back = moved + _looked_up(flow.calc(grey, previous, None), moved[:, None])[:, 0]
             visible &= np.linalg.norm(back - place, axis=1) < 3.0
             place = moved
         previous = grey
@@ -270,7 +274,21 @@ def follow(greys: Iterable[np.ndarray], uv: np.ndarray) -> Iterator[tuple[np.nda
         yield place.copy(), visible.copy()
 
 
+def _flow_of_its_kind(flow: np.ndarray, grey: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Weighted median of the flow within 12 px of each point, [K, 2]."""
+    around = uv[:, None] + _AROUND
+    shift = _looked_up(flow, around)
+    bright = _looked_up(grey.astype(np.float32), around)[..., 0]
+    own = _looked_up(cv2.GaussianBlur(grey, (0, 0), 1.5).astype(np.float32), uv[:, None])[..., 0]
+    weight = np.exp(-0.5 * ((bright - own) / ALIKE_GREY) ** 2)[..., None]
+    order = shift.argsort(axis=1)
+    reached = np.take_along_axis(np.broadcast_to(weight, shift.shape), order, axis=1).cumsum(axis=1)
+    middle = (reached < reached[:, -1:] / 2).sum(axis=1, keepdims=True).clip(max=len(_AROUND) - 1)
+    return np.take_along_axis(np.take_along_axis(shift, order, axis=1), middle, axis=1)[:, 0]
+
+
 def _looked_up(field: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Values [K, M, channels] of an image at pixels [K, M, 2], bilinear."""
     place = (uv - 0.5).astype(np.float32)
-    found = cv2.remap(field, place[:, :1], place[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return found.reshape(-1, 2)
+    found = cv2.remap(field, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(*uv.shape[:2], -1)
