@@ -10,7 +10,7 @@ from torch import Tensor
 from unproject.geometry import camera, rigid
 from unproject.inference import structure
 from unproject.inference.neighbours import SparseDepth
-from unproject.inference.problem import CameraPrior
+from unproject.inference.problem import CameraPrior, rows_of
 from unproject.inference.refine import Solved
 from unproject.io.cameras import MatchedCameras
 from unproject.types import Cameras, FrameInfo, Points3D, Tracks
@@ -155,10 +155,10 @@ def _row_of(tracks: Tracks, frames: np.ndarray, names: np.ndarray) -> np.ndarray
 def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: np.ndarray) -> np.ndarray:
     """RGB (uint8 T 3) of each track in its first view's small image; ``network_scale`` N 2: small per track pixel."""
     first = np.flatnonzero(np.diff(tracks.track.numpy(), prepend=-1))
-    view = tracks.view.numpy()[first]
     colours = np.zeros((len(first), 3), np.uint8)
-    for frame in np.unique(view):
-        mine = view == frame
+    for frame, mine in enumerate(rows_of(tracks.view.numpy()[first], len(images))):
+        if not len(mine):
+            continue
         image = images[frame]
         uv = (tracks.uv.numpy()[first[mine]] * network_scale[frame]).astype(int)
         colours[mine] = image[uv[:, 1].clip(0, image.shape[0] - 1), uv[:, 0].clip(0, image.shape[1] - 1)]
@@ -188,8 +188,9 @@ def sparse_depths(
         frames, names = part.views[part.seen.view[part.good]], part.track[part.seen.point[part.good]]
         uv = tracks.uv.numpy()[_row_of(tracks, frames, names)]
         points = part.state.points[part.seen.point[part.good]]
-        for frame in np.unique(frames):
-            mine = frames == frame
+        for frame, mine in enumerate(rows_of(frames, len(to_original))):
+            if not len(mine):
+                continue
             world = torch.as_tensor(points[mine])
             depth = rigid.transform(rigid.inverse(cameras.world_from_cam[frame].double()), world)[:, 2].numpy()
             inverse = np.linalg.inv(to_original[frame].double().numpy())

@@ -8,34 +8,25 @@ does not explain; there depth is an assumption and confidence next to nothing.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from unproject.inference import motion, neighbours
-from unproject.inference.complete import complete
-from unproject.inference.fuse import fuse, sight
+from unproject.inference.measure import Measured, measure, without_movers
+from unproject.inference.merge import merge
 from unproject.inference.neighbours import Layout, SparseDepth
-from unproject.inference.polish import polish
-from unproject.inference.view import View, inside, landing, lookup, make_view, relative_depth
+from unproject.inference.view import View, make_view
 from unproject.types import Cameras, FrameMaps
 
 CameraMotion = Literal["full", "rotation_only", "static"]
 
-SURE, AGREEING = 0.06, 2
-"""Expected relative error and number of agreeing sightings that make a pixel known, before any other frame is asked."""
-SPARSE_LINK = 0.03
-"""Hold across edges where points are sparse: they sit on the edges themselves."""
-STEEP = 50.0
-"""Relative change of depth within seven pixels that costs half the precision, inverse: flow smears edges."""
-AGREEMENT = 0.06
-"""Relative difference of inverse depth between maps that speak of the same surface."""
 NEAREST_KEYFRAMES, NEAREST_PHOTOS = 4, 6
 HALF_CONFIDENT = 1.5
 """Precision (inverse relative error, as the maps see it) at which confidence is one half."""
@@ -62,7 +53,7 @@ class DenseClip:
 
 
 def dense_maps(clip: DenseClip, workers: int = 2) -> Iterator[FrameMaps]:
-    """One result per frame, in order. Memory does not grow with a video; photos are held, 1 MiB each.
+    """One result per frame, in order. Memory does not grow with a video; the maps of photos are held, 0.7 MiB each.
 
     Without parallax (a camera that only turns or rests, or no camera) no depth is claimed; motion is, where frames
     follow each other.
@@ -77,96 +68,6 @@ def dense_maps(clip: DenseClip, workers: int = 2) -> Iterator[FrameMaps]:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(cv_threads)
         torch.set_num_threads(torch_threads)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
-    """Depth as one frame alone measured it."""
-
-    view: View
-    inverse_depth: Float32[np.ndarray, "H W"]
-    precision: Float32[np.ndarray, "H W"]
-    """Inverse of the expected relative error; 0 where the frame knows nothing of the scene at rest."""
-    stuck: Bool[np.ndarray, "H W"]
-    """Belongs to the camera, not to the scene."""
-
-
-def measure(view: View, others: Sequence[View], sparse: SparseDepth, *, thorough: bool) -> Measured:
-    """Depth of one frame from its flow to others, started from the solved points that it sees."""
-    prior = sparse_prior(view, sparse)
-    nothing = np.zeros(prior.shape, np.float32)
-    if not others:
-        return Measured(view=view, inverse_depth=prior, precision=nothing, stuck=nothing > 0)
-    fused = fuse([sight(view, other, prior, thorough=thorough) for other in others])
-    known = (fused.error < SURE) & (fused.agreeing >= min(AGREEING, len(others)))
-    if not known.any():
-        return Measured(view=view, inverse_depth=prior, precision=nothing, stuck=nothing > 0)
-    inverse_depth = polish(view, others, complete(fused.inverse_depth, known, view.rgb))
-    stuck = motion.stuck_to_image(view, others, inverse_depth)
-    precision = np.where(stuck, np.float32(0), 1 / (fused.error * (1 + STEEP * _relief(inverse_depth))))
-    return Measured(view=view, inverse_depth=inverse_depth, precision=precision, stuck=stuck)
-
-
-def sparse_prior(view: View, sparse: SparseDepth) -> Float32[np.ndarray, "H W"]:
-    """Inverse depth of solved points, spread over the image; 1 everywhere without a point."""
-    total, count = np.zeros(view.grey.shape, np.float32), np.zeros(view.grey.shape, np.float32)
-    column, row = np.floor(sparse.uv.T).astype(int)
-    height, width = view.grey.shape
-    inside_image = (column >= 0) & (row >= 0) & (column < width) & (row < height)
-    place = row[inside_image], column[inside_image]
-    np.add.at(total, place, 1 / sparse.depth[inside_image])
-    np.add.at(count, place, 1)
-    known = count > 0
-    if not known.any():
-        return np.ones_like(total)
-    return complete(total / np.maximum(count, 1), known, view.rgb, SPARSE_LINK)
-
-
-def _relief(inverse_depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
-    """Relative change of depth within seven pixels."""
-    return cv2.morphologyEx(np.log(inverse_depth), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8))
-
-
-def merge(view: View, maps: Sequence[Measured]) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Inverse depth of a frame that the maps around it agree on, and its precision. The nearest map comes first."""
-    guess = _carried(view, maps)
-    total = np.full(guess.shape, 1e-6, np.float32)
-    summed = total * guess
-    for one in maps:
-        implied, uv = _implied(view, one, guess)
-        trust = lookup(one.precision, uv, outside=0.0) * inside(uv, one.view.grey)
-        trust *= np.exp(-(((implied / guess - 1) / AGREEMENT) ** 2))
-        summed += trust * implied
-        total += trust
-    return summed / total, total / len(maps)
-
-
-def _carried(view: View, maps: Sequence[Measured]) -> Float32[np.ndarray, "H W"]:
-    """First guess: of the two nearest maps, the surer one at each pixel. Found by looking where the guess leads."""
-    if maps[0].view is view:
-        return maps[0].inverse_depth
-    guesses, trusts = [], []
-    for one in maps[:2]:
-        guess = one.inverse_depth
-        for _ in range(2):
-            guess, _ = _implied(view, one, guess)
-        again, uv = _implied(view, one, guess)
-        settled = np.exp(-(((again / guess - 1) / (AGREEMENT / 2)) ** 2))
-        guesses.append(again)
-        trusts.append(lookup(one.precision, uv, outside=0.0) * inside(uv, one.view.grey) * settled)
-    return np.where(trusts[0] >= trusts[-1], guesses[0], guesses[-1])
-
-
-def _implied(
-    view: View, one: Measured, guess: Float32[np.ndarray, "H W"]
-) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W 2"]]:
-    """Inverse depth that another map has for the surface that the guess sees there, and the pixels looked at."""
-    uv = landing(view, one.view, guess)
-    found = lookup(one.inverse_depth, uv)
-    # Depths along the two rays relate by w_other = w / (a + w t): solved for w.
-    at_infinity = relative_depth(view, one.view, np.zeros_like(guess))
-    shift = relative_depth(view, one.view, np.ones_like(guess)) - at_infinity
-    return found * np.maximum(at_infinity, 0.05) / np.maximum(1 - found * shift, 0.05), uv
 
 
 class _Densifier:
@@ -196,8 +97,8 @@ class _Densifier:
                 for source in soon:
                     if source not in self.measured:
                         self.measured[source] = self.pool.submit(self._measure, source)
-            maps = [self.measured[source].result() for source in sources]
-            waiting.append(self.pool.submit(self._frame, frame, maps))
+            measured = {source: self.measured[source].result() for source in sources}
+            waiting.append(self.pool.submit(self._frame, frame, measured))
             for source in sources:
                 if self.last_use[source] == frame:
                     del self.measured[source]
@@ -237,9 +138,10 @@ class _Densifier:
     def _measure(self, frame: int) -> Measured:
         choose = neighbours.in_time if self.clip.ordered else neighbours.among_photos
         others = [self.view(other) for other in choose(self.layout, frame)]
-        one = measure(self.view(frame), others, self.clip.sparse[frame], thorough=not self.clip.ordered)
-        moving = self._motion(frame, one.inverse_depth, one.precision) > 0.5
-        return without_movers(one, moving) if moving.any() else one
+        view = self.view(frame)
+        found = measure(view, others, self.clip.sparse[frame], thorough=not self.clip.ordered)
+        moving = self._motion(frame, found.inverse_depth, found.precision) > 0.5
+        return without_movers(view, found, moving) if moving.any() else found
 
     def _motion(
         self, frame: int, inverse_depth: np.ndarray | None = None, precision: np.ndarray | None = None
@@ -266,14 +168,15 @@ class _Densifier:
                 total = self.turn(frame) @ total
         return total if source < target else np.linalg.inv(total)
 
-    def _frame(self, frame: int, maps: list[Measured]) -> FrameMaps:
+    def _frame(self, frame: int, measured: dict[int, Measured]) -> FrameMaps:
         view = self.view(frame)
-        if not maps:
+        if not measured:
             return self._without_depth(frame)
-        inverse_depth, precision = merge(view, maps)
+        inverse_depth, precision = merge(view, [(self.view(source), one) for source, one in measured.items()])
         moves = self._motion(frame, inverse_depth, precision)
         moving = moves > 0.5
-        stuck = maps[0].stuck if maps[0].stuck.shape == moves.shape else np.zeros_like(moving)
+        stuck = next(iter(measured.values())).stuck  # of the nearest: what sticks to the image stays where it is
+        stuck = stuck if stuck.shape == moves.shape else np.zeros_like(moving)
         moves[stuck] = 1.0
         depth = motion.standing_depth(moving, 1 / inverse_depth)
         confidence = precision**2 / (precision**2 + HALF_CONFIDENT**2)
@@ -307,12 +210,3 @@ class _Densifier:
             to_original=self.clip.to_original[frame],
             rgb=torch.from_numpy(view.rgb.copy()),
         )
-
-
-def without_movers(one: Measured, moving: Bool[np.ndarray, "H W"]) -> Measured:
-    """The scene behind movers as its surroundings suggest, of no precision."""
-    wide = cv2.dilate(moving.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    if wide.all():
-        return replace(one, precision=np.zeros_like(one.precision))
-    filled = complete(one.inverse_depth, ~wide, one.view.rgb)
-    return replace(one, inverse_depth=filled, precision=np.where(wide, np.float32(0), one.precision))

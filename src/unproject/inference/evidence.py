@@ -12,7 +12,7 @@ import torch
 
 from unproject.errors import InputError
 from unproject.inference.keyframes import select_keyframes
-from unproject.inference.problem import MIN_COMMON, common_tracks
+from unproject.inference.problem import MIN_COMMON, common_tracks, rows_of
 from unproject.io.frame_store import FrameStore
 from unproject.io.images import read_image, resize
 from unproject.io.source import Frame, Source
@@ -130,9 +130,9 @@ def _loop_frames(frames: int) -> set[int]:
 def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tuple[Tracks, np.ndarray]:
     """``tracks`` joined where far frames see the same points again, and the frames that did."""
     numbers = np.array(sorted(greys))
-    common = common_tracks(tracks.view.numpy(), tracks.track.numpy(), int(numbers[-1]) + 1)[numbers][
-        :, numbers
-    ].toarray()
+    here = np.isin(tracks.view.numpy(), numbers)
+    place = np.searchsorted(numbers, tracks.view.numpy()[here])
+    common = common_tracks(place, tracks.track.numpy()[here], len(numbers)).toarray()
     with ThreadPoolExecutor() as pool:
         features = list(pool.map(lambda number: matches.detect(greys[number], LOOP_POINTS), numbers))
         apart = [(a, b) for a, b in combinations(range(len(numbers)), 2) if common[a, b] < MIN_COMMON]
@@ -169,14 +169,14 @@ def _uncovered(tracks: Tracks, masks: Path | None, infos: tuple[FrameInfo, ...],
         return tracks
     if not masks.is_dir():
         raise InputError(f"{masks} is no folder of masks: check --masks")
-    view, keep = tracks.view.numpy(), np.ones(len(tracks.view), bool)
+    keep, rows = np.ones(len(tracks.view), bool), rows_of(tracks.view.numpy(), len(infos))
     found = 0
     for number, info in enumerate(infos):
         mask = mask_of(masks, info, number)
         if mask is None:
             continue
         found += 1
-        row = np.flatnonzero(view == number)
+        row = rows[number]
         column, line = (tracks.uv.numpy()[row] / scale[number]).astype(int).T
         keep[row] = mask[line.clip(0, info.height - 1), column.clip(0, info.width - 1)]
     if not found:

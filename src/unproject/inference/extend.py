@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from unproject.inference import reprojection, structure
-from unproject.inference.problem import CameraPrior
+from unproject.inference.problem import CameraPrior, rows_of
 from unproject.inference.refine import Solved
 from unproject.inference.reprojection import Observations, State
 from unproject.types import Tracks
@@ -28,9 +28,12 @@ def extended(solved: Solved, tracks: Tracks, keyframes: np.ndarray, prior: Camer
     seen = _observations(tracks, frames, solved, prior)
     free = ~np.isin(frames, solved.views) & ~prior.posed[frames]
     trusted = np.bincount(solved.seen.point[solved.good], minlength=len(solved.track)) >= 2
-    for start in range(0, len(frames), CHUNK):
-        chunk = np.arange(start, min(start + CHUNK, len(frames)))
-        state = _resected_chunk(seen, state, chunk, free, trusted, solved.motion == "full")
+    starts = range(0, len(frames), CHUNK)
+    of_chunk = np.where(free[seen.view] & trusted[seen.point], seen.view // CHUNK, len(starts))
+    for start, rows in zip(starts, rows_of(of_chunk, len(starts) + 1), strict=False):  # the last are of no chunk
+        chunk = slice(start, start + CHUNK)
+        part = _resected_chunk(seen.select(rows), state, chunk, free, solved.motion == "full")
+        state.rotation[chunk], state.centre[chunk] = part.rotation, part.centre
     if solved.motion == "full":
         good = structure.inliers(seen, state, 4.0) & trusted[seen.point]
     else:
@@ -61,21 +64,21 @@ def _observations(tracks: Tracks, frames: np.ndarray, solved: Solved, prior: Cam
     view = np.searchsorted(frames, tracks.view.numpy()).clip(0, len(frames) - 1)
     point = np.searchsorted(solved.track, tracks.track.numpy()).clip(0, len(solved.track) - 1)
     keep = (frames[view] == tracks.view.numpy()) & (solved.track[point] == tracks.track.numpy())
+    keep &= np.isin(point, solved.seen.point)  # what sticks to the image was left out, and stays out
     view, point = view[keep], point[keep]
     xy = tracks.uv.numpy()[keep] - prior.principal_px[frames[view]]
     return Observations(view=view, point=point, xy=xy, weight=tracks.weight.numpy()[keep].astype(np.float64))
 
 
-def _resected_chunk(
-    seen: Observations, state: State, chunk: np.ndarray, free: np.ndarray, trusted: np.ndarray, moves: bool
-) -> State:
-    """``state`` with the free frames of ``chunk`` fitted to the trusted points."""
-    mine = (seen.view >= chunk[0]) & (seen.view <= chunk[-1]) & free[seen.view] & trusted[seen.point]
-    if not mine.any():
-        return state
-    near = replace(seen.select(mine), view=seen.view[mine] - chunk[0])
-    part = replace(state, rotation=state.rotation[chunk], centre=state.centre[chunk], group=state.group[chunk])
-    part = structure.resected(near, part, free[chunk], moves=moves)
-    rotation, centre = state.rotation.copy(), state.centre.copy()
-    rotation[chunk], centre[chunk] = part.rotation, part.centre
-    return replace(state, rotation=rotation, centre=centre)
+def _resected_chunk(seen: Observations, state: State, chunk: slice, free: np.ndarray, moves: bool) -> State:
+    """The frames of ``chunk``, the free ones fitted to the points of ``seen``; no more points than those."""
+    names, point = np.unique(seen.point, return_inverse=True)
+    part = replace(
+        state,
+        rotation=state.rotation[chunk],
+        centre=state.centre[chunk],
+        group=state.group[chunk],
+        points=state.points[names],
+    )
+    near = replace(seen, view=seen.view - chunk.start, point=point)
+    return structure.resected(near, part, free[chunk], moves=moves) if len(near) else part

@@ -147,30 +147,34 @@ def stuck_to_image(
 ) -> Bool[np.ndarray, "H W"]:
     """Pixels that stay put in the image while the camera moves: a watermark, a bonnet, a robot's gripper.
 
-    Only texture that stays put survives the mean of several images. All False unless enough of the others see the scene
+    Only texture that stays put survives the mean of several images; it must survive better there than in the mean of
+    images moved to where the scene at rest would be seen. All False unless enough of the others see the scene
     elsewhere, at its depth and at infinity alike.
     """
-    far = np.zeros_like(inverse_depth)
-    moved = [
-        other.grey
-        for other in others
-        if other.grey.shape == view.grey.shape
-        and all(np.median(length(landing(view, other, w) - view.pixels)) > SHIFT_PX for w in (inverse_depth, far))
-    ]
-    if len(moved) < LEAST_SHIFTED:
-        return far > 0
-    texture = [
-        grey - cv2.blur(grey, (PATCH, PATCH)) for grey in (one.astype(np.float32) for one in (view.grey, *moved))
-    ]
-    survived = cv2.blur(np.mean(texture, 0) ** 2, (PATCH, PATCH))
-    stuck = survived > SURVIVAL * (np.mean([cv2.blur(one**2, (PATCH, PATCH)) for one in texture], 0) + GREY_NOISE)
-    closed = cv2.morphologyEx(stuck.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
-    _, label, stats, _ = cv2.connectedComponentsWithStats(
-        cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    )
+    put, gone = [view.grey], [view.grey]
+    for other in others:
+        if other.grey.shape == view.grey.shape:
+            places = [landing(view, other, w) for w in (inverse_depth, np.zeros_like(inverse_depth))]
+            if all(np.median(length(uv - view.pixels)) > SHIFT_PX for uv in places):
+                put.append(other.grey)
+                gone.append(lookup(other.grey, places[0]))
+    if len(put) <= LEAST_SHIFTED:
+        return np.zeros(view.grey.shape, bool)
+    survived = _surviving_texture(put)
+    stuck = ((survived > SURVIVAL) & (survived > _surviving_texture(gone) + SURVIVAL / 2)).astype(np.uint8)
+    closed = cv2.morphologyEx(stuck, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    _, label, stats, _ = cv2.connectedComponentsWithStats(opened)
     large = stats[:, cv2.CC_STAT_AREA] > 4 * LEAST_AREA
     large[0] = False
     return large[label]
+
+
+def _surviving_texture(greys: Sequence[np.ndarray]) -> Float32[np.ndarray, "H W"]:
+    """Share of the variance of patches that their mean over the images still has."""
+    texture = [grey - cv2.blur(grey, (PATCH, PATCH)) for grey in (one.astype(np.float32) for one in greys)]
+    single = np.mean([cv2.blur(one**2, (PATCH, PATCH)) for one in texture], 0)
+    return cv2.blur(np.mean(texture, 0) ** 2, (PATCH, PATCH)) / (single + GREY_NOISE)
 
 
 def standing_depth(

@@ -71,6 +71,13 @@ def common_tracks(view: np.ndarray, track: np.ndarray, views: int) -> scipy.spar
     return common.tocsr()
 
 
+def rows_of(number: np.ndarray, count: int) -> list[np.ndarray]:
+    """For each of 0 .. count-1 the rows that hold it, in one pass: a long video must not be searched once per frame."""
+    order = np.argsort(number, kind="stable")
+    starts = np.searchsorted(number[order], np.arange(1, count))
+    return np.split(order, starts)
+
+
 def observations(tracks: Tracks, views: np.ndarray, prior: CameraPrior) -> tuple[Observations, np.ndarray]:
     """Observations of tracks that at least two of ``views`` see, renumbered, and the track of each point."""
     number = np.full(int(tracks.view.max()) + 1, -1)
@@ -154,9 +161,7 @@ class _Table:
     """Observations by view, for quick intersection of two views."""
 
     def __init__(self, seen: Observations, views: int):
-        order = np.lexsort((seen.point, seen.view))
-        starts = np.searchsorted(seen.view[order], np.arange(views + 1))
-        self.rows = [order[starts[view] : starts[view + 1]] for view in range(views)]
+        self.rows = rows_of(seen.view, views)  # sorted by point in each, as ``seen`` is
         self.seen = seen
 
     def common(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

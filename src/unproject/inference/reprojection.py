@@ -27,7 +27,7 @@ class Observations:
         return len(self.view)
 
     def select(self, keep: np.ndarray) -> "Observations":
-        """The rows in ``keep`` (bool mask), in their order."""
+        """The rows in ``keep`` (mask or numbers), in that order."""
         return Observations(view=self.view[keep], point=self.point[keep], xy=self.xy[keep], weight=self.weight[keep])
 
 

@@ -95,26 +95,22 @@ def located(view: int, seen: Observations, state: State) -> tuple[State, int, in
 
     Only points that two other views place are asked: where the view is wrong, so are the points it helped to place.
     """
-    mine = np.flatnonzero(seen.view == view)
     about = np.zeros(len(state.points), bool)
-    about[seen.point[mine]] = True
-    others = seen.select(about[seen.point] & (seen.view != view))
-    points = with_points(others, state, len(state.points)).points
-    elsewhere = replace(state, points=points)
-    fits = np.bincount(others.point[inliers(others, elsewhere, 2.0)], minlength=len(points))
-    mine = mine[fits[seen.point[mine]] >= 2]
-    if len(mine) < 6:
-        return None
-    asked = seen.select(np.isin(np.arange(len(seen)), mine))
-    pose = _pose(asked, elsewhere, view)
+    about[seen.point[seen.view == view]] = True
+    near = seen.select(about[seen.point])
+    near = replace(near, point=np.unique(near.point, return_inverse=True)[1])
+    others = near.select(near.view != view)
+    elsewhere = with_points(others, state, int(about.sum()))
+    fits = np.bincount(others.point[inliers(others, elsewhere, 2.0)], minlength=len(elsewhere.points))
+    asked = near.select((near.view == view) & (fits[near.point] >= 2))
+    pose = _pose(asked, elsewhere, view) if len(asked) >= 6 else None
     if pose is None:
         return None
     rotation, centre = state.rotation.copy(), state.centre.copy()
     rotation[view], centre[view] = pose
-    moved = replace(state, rotation=rotation, centre=centre)
     before = inliers(asked, elsewhere, 4.0).sum()
-    after = inliers(asked, replace(moved, points=points), 4.0).sum()
-    return moved, int(before), int(after)
+    after = inliers(asked, replace(elsewhere, rotation=rotation, centre=centre), 4.0).sum()
+    return replace(state, rotation=rotation, centre=centre), int(before), int(after)
 
 
 def _pose(seen: Observations, state: State, view: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -8,7 +8,9 @@ from unproject.inference.refine import Solved
 from unproject.types import Cameras, FrameMaps, MovingTracks, Tracks
 
 MOST = 1024
-"""Tracks kept: the longest, of each part of the image's time line alike."""
+"""Tracks kept."""
+SECTIONS = 16
+"""Stretches of time that are served alike: else one long rest would take all tracks of a clip."""
 LEAST_VIEWS = 3
 MOVING_CONFIDENCE = 0.3
 """A mover's depth is an assumption (`unproject.inference.motion`), never more than this sure."""
@@ -24,7 +26,7 @@ class TrackLifter:
     def __init__(self, tracks: Tracks, parts: list[Solved], cameras: Cameras):
         self.cameras = cameras
         frames = len(cameras.found)
-        self.names = _longest(tracks)
+        self.names = _longest(tracks, frames)
         row = np.isin(tracks.track.numpy(), self.names)
         self.view = tracks.view.numpy()[row]
         self.column = np.searchsorted(self.names, tracks.track.numpy()[row])
@@ -71,10 +73,16 @@ class TrackLifter:
         )
 
 
-def _longest(tracks: Tracks) -> np.ndarray:
+def _longest(tracks: Tracks, frames: int) -> np.ndarray:
+    """The longest tracks of each of `SECTIONS` stretches of time, in turns, until there are `MOST`."""
     length = tracks.lengths().numpy()
-    order = np.argsort(-length, kind="stable")
-    return np.sort(order[: min(MOST, int((length >= LEAST_VIEWS).sum()))])
+    middle = np.bincount(tracks.track.numpy(), weights=tracks.view.numpy(), minlength=len(length)) / length
+    section = (SECTIONS * middle / frames).astype(int)
+    order = np.lexsort((-length, section))
+    rank = np.empty(len(order), int)
+    rank[order] = np.arange(len(order)) - np.searchsorted(section[order], section[order])
+    often = np.flatnonzero(length >= LEAST_VIEWS)
+    return np.sort(often[np.lexsort((-length[often], rank[often]))[:MOST]])
 
 
 def _fixed_points(parts: list[Solved], names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
