@@ -23,7 +23,7 @@ from unproject.types import FrameInfo, Tracks
 
 LOOP_POINTS, LOOP_INLIERS, LOOP_SHARE = 1500, 30, 0.5
 """Stricter than between photos: a false loop bends a whole clip."""
-PHOTO_SIDE, VIDEO_SIDE = 1280, 960
+PHOTO_SIDE, VIDEO_SIDE = 1920, 960
 """Long side at which points are found and followed, at most."""
 NETWORK_AREA = 320 * 240
 """Pixels of the dense maps, at most; measured: three times the side costs nine times the time and gains nothing."""
@@ -40,6 +40,8 @@ class Evidence:
     keyframes: np.ndarray
     small: FrameStore
     """RGB at network size."""
+    greys: Iterable[np.ndarray]
+    """At working size; may be iterated any number of times, a video is decoded anew each time."""
     infos: tuple[FrameInfo, ...]
     ordered: bool
     """The frames follow each other in time: a video, or a folder that holds one."""
@@ -51,14 +53,17 @@ class Evidence:
         return network / (np.array([[info.width, info.height] for info in self.infos]) * self.work_scale[:, None])
 
 
-def gather(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
-    """Decode everything once, filling ``small``. Black pixels of the images in ``masks`` are ignored, as COLMAP does.
+def gather(
+    source: Source, small: FrameStore, greys: FrameStore, masks: Path | None, seed: int, progress: Progress
+) -> Evidence:
+    """Decode everything once, filling ``small``, and ``greys`` with the working images of photos. Black pixels of the images in ``masks`` are ignored, as COLMAP does.
 
     Raises:
         InputError: the source does not decode, or a mask has another size than its image.
     """
-    read = _from_video if source.kind == "video" else _from_images
-    return read(source, small, masks, seed, progress)
+    if source.kind == "video":
+        return _from_video(source, small, masks, seed, progress)
+    return _from_images(source, small, greys, masks, seed, progress)
 
 
 def work_scales(infos: tuple[FrameInfo, ...], side: int) -> np.ndarray:
@@ -75,31 +80,50 @@ def network_size(info: FrameInfo) -> tuple[int, int]:
 def _from_video(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
     scale = work_scales(source.infos, VIDEO_SIDE)
 
-    def greys() -> Iterator[np.ndarray]:
+    def first_pass() -> Iterator[np.ndarray]:
         for number, frame in enumerate(progress(source, "read, track", len(source))):
             small.append(resize(frame.image, *network_size(frame.info)))
             yield _work_grey(frame, scale[number])
 
-    return _of_sequence(greys(), source.infos, scale, small, masks, seed)
+    return _of_sequence(first_pass(), _Decoded(source, scale), source.infos, scale, small, masks, seed)
 
 
-def _from_images(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
+@dataclass(frozen=True)
+class _Decoded:
+    """Working images of a video, decoded whenever they are iterated: kept, they would take 30 GiB an hour."""
+
+    source: Source
+    scale: np.ndarray
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (_work_grey(frame, self.scale[number]) for number, frame in enumerate(self.source))
+
+
+def _from_images(
+    source: Source, small: FrameStore, greys: FrameStore, masks: Path | None, seed: int, progress: Progress
+) -> Evidence:
     scale = work_scales(source.infos, PHOTO_SIDE)
-    with FrameStore() as greys:
-        for number, frame in enumerate(progress(source, "read", len(source))):
-            greys.append(_work_grey(frame, scale[number]))
-            small.append(resize(frame.image, *network_size(frame.info)))
-        if len(greys) > matches.FEW_VIEWS and follow_each_other(greys):
-            return _of_sequence(progress(greys, "track", len(greys)), source.infos, scale, small, masks, seed)
-        tracks = matches.match_all(greys, seed=seed, progress=progress)
+    for number, frame in enumerate(progress(source, "read", len(source))):
+        greys.append(_work_grey(frame, scale[number]))
+        small.append(resize(frame.image, *network_size(frame.info)))
+    if len(greys) > matches.FEW_VIEWS and follow_each_other(greys):
+        return _of_sequence(progress(greys, "track", len(greys)), greys, source.infos, scale, small, masks, seed)
+    tracks = matches.match_all(greys, seed=seed, progress=progress)
     tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
     everything = np.arange(len(source))
     return Evidence(
-        tracks=tracks, work_scale=scale, keyframes=everything, small=small, infos=source.infos, ordered=False
+        tracks=tracks,
+        work_scale=scale,
+        keyframes=everything,
+        small=small,
+        greys=greys,
+        infos=source.infos,
+        ordered=False,
     )
 
 
 def _of_sequence(
+    first_pass: Iterable[np.ndarray],
     greys: Iterable[np.ndarray],
     infos: tuple[FrameInfo, ...],
     scale: np.ndarray,
@@ -110,7 +134,7 @@ def _of_sequence(
     """Frames that follow each other in time: tracked through all, solved at keyframes."""
     tracker, looked_at = KltTracker(), _loop_frames(len(infos))
     kept: dict[int, np.ndarray] = {}
-    for number, grey in enumerate(greys):
+    for number, grey in enumerate(first_pass):
         tracker.feed(grey)
         if number in looked_at:
             kept[number] = grey
@@ -118,7 +142,9 @@ def _of_sequence(
     tracks = _uncovered(_exact(tracks, infos, scale), masks, infos, scale)
     side = float(max(infos[0].width, infos[0].height) * scale[0])
     keyframes = np.union1d(select_keyframes(tracks, len(infos), side), loops)
-    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, infos=infos, ordered=True)
+    return Evidence(
+        tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, greys=greys, infos=infos, ordered=True
+    )
 
 
 def _loop_frames(frames: int) -> set[int]:

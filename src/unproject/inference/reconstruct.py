@@ -20,7 +20,8 @@ from unproject.errors import MemoryLimitError, UsageError
 from unproject.inference import assemble, dense, problem, tracks3d
 from unproject.inference.evidence import Evidence, gather, network_size
 from unproject.inference.extend import extended
-from unproject.inference.refine import Solved, solve_component
+from unproject.inference.refine import Solved, polished, solve_component
+from unproject.inference.sharpen import sharpened
 from unproject.io.cameras import MatchedCameras, read_cameras
 from unproject.io.frame_store import FrameStore
 from unproject.io.images import to_original
@@ -130,9 +131,9 @@ def reconstruct(
             writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
             stack.enter_context(writer)
         stack.enter_context(threadpool_limits(1, "blas"))  # the solver's matrices are small: threads only wait
-        small = stack.enter_context(FrameStore())
+        small, greys = stack.enter_context(FrameStore()), stack.enter_context(FrameStore())
         with clock("read"):
-            evidence = gather(opened, small, None if masks is None else Path(masks), seed, progress)
+            evidence = gather(opened, small, greys, None if masks is None else Path(masks), seed, progress)
         with clock("solve"):
             solution = _solve(opened, evidence, known, seed, progress)
         with clock("depth"):
@@ -154,6 +155,8 @@ def reconstruct(
 class _Solution:
     parts: list[Solved]
     cameras: Cameras
+    tracks: Tracks
+    """Those of the evidence, placed anew with the help of the cameras."""
     sparse: Points3D | None
     notes: list[str]
 
@@ -161,21 +164,31 @@ class _Solution:
 def _solve(
     opened: Source, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
 ) -> _Solution:
-    """Cameras of every connected part, on keyframes first, then on all frames."""
-    infos, tracks, scale = opened.infos, evidence.tracks, evidence.work_scale
+    """Cameras of every connected part, on keyframes first, then on all frames; and again with the tracks placed anew."""
+    infos, scale = opened.infos, evidence.work_scale
     prior = assemble.make_prior(infos, known, scale)
+    rigid = evidence.tracks.weight.numpy() >= LEAST_TRUST
+    on_keyframes = rigid & np.isin(evidence.tracks.view.numpy(), evidence.keyframes)
+    straight = assemble.ideal_tracks(evidence.tracks, known, scale)
+    components = problem.connected_views(_rows(straight, on_keyframes), len(infos))
+    parts = [
+        solve_component(_rows(straight, on_keyframes), views, prior, seed=seed)
+        for views in progress(components, "solve")
+    ]
+    whole = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
+    cameras = assemble.cameras_of(whole, infos, prior, known, scale)
+    in_work_pixels = assemble.for_maps(cameras, [torch.diag(torch.tensor([1 / s, 1 / s, 1.0])) for s in scale])
+    tracks = sharpened(
+        evidence.tracks, whole, in_work_pixels, evidence.greys, ordered=evidence.ordered, progress=progress
+    )
     straight = assemble.ideal_tracks(tracks, known, scale)
-    straight = _rows(straight, straight.weight.numpy() >= LEAST_TRUST)
-    on_keyframes = _rows(straight, np.isin(straight.view.numpy(), evidence.keyframes))
-    parts = []
-    for views in progress(problem.connected_views(on_keyframes, len(infos)), "solve"):
-        part = solve_component(on_keyframes, views, prior, seed=seed)
-        parts.append(extended(part, straight, evidence.keyframes, prior))
+    parts = [polished(part, _rows(straight, on_keyframes), prior) for part in parts]
+    parts = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(parts, infos, prior, known, scale)
     colours = assemble.track_colours(tracks, evidence.small, evidence.network_scale)
     full = [part for part in parts if part.motion == "full"]
     sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
-    return _Solution(parts=parts, cameras=cameras, sparse=sparse, notes=_notes(parts, cameras, infos))
+    return _Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
 
 
 def _rows(tracks: Tracks, keep: np.ndarray) -> Tracks:
@@ -205,7 +218,7 @@ def _densify(
     opened: Source, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
 ) -> tuple[Sequence[FrameMaps], MovingTracks]:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
-    original = assemble.in_original_pixels(evidence.tracks, evidence.work_scale)
+    original = assemble.in_original_pixels(solution.tracks, evidence.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
     held: list[FrameMaps] = []
     places = [to_original(network_size(info), (info.width, info.height)) for info in opened.infos]

@@ -65,12 +65,14 @@ def with_points(seen: Observations, state: State, count: int, *, scale_px: float
     return bundle.solve(seen, started, free, kind="pixel", scale_px=scale_px, iterations=8)
 
 
-def resected(seen: Observations, state: State, views: np.ndarray, *, moves: bool = True) -> State:
+def resected(
+    seen: Observations, state: State, views: np.ndarray, *, moves: bool = True, scale_px: float = 1.0
+) -> State:
     """``state`` with the poses of ``views`` (bool, V) fitted to frozen points; only turned unless ``moves``."""
     no_group = np.zeros(len(state.log_focal), bool)
     free = bundle.Free(rotation=views, centre=views & moves, focal=no_group, radial=no_group, points=False)
     wide = bundle.solve(seen, state, free, kind="angle", scale_px=8.0, iterations=15)
-    return bundle.solve(seen, wide, free, kind="pixel", scale_px=1.0, iterations=15)
+    return bundle.solve(seen, wide, free, kind="pixel", scale_px=scale_px, iterations=15)
 
 
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:
