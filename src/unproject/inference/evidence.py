@@ -61,6 +61,12 @@ def gather(source: Source, small: FrameStore, masks: Path | None, seed: int, pro
     return read(source, small, masks, seed, progress)
 
 
+def decode(source: Source, small: FrameStore, progress: Progress) -> None:
+    """Fill ``small`` as `gather` does, and no more: for a run that has its tracks already."""
+    for frame in progress(source, "read", len(source)):
+        small.append(resize(frame.image, *network_size(frame.info)))
+
+
 def work_scales(infos: tuple[FrameInfo, ...], side: int) -> np.ndarray:
     """Working pixels per original pixel: never above 1."""
     return np.array([min(1.0, side / max(info.width, info.height)) for info in infos])

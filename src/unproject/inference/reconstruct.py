@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from unproject.errors import MemoryLimitError, UsageError
-from unproject.inference import assemble, dense, problem, tracks3d
-from unproject.inference.evidence import Evidence, gather, network_size
+from unproject.inference import assemble, checkpoint, dense, problem, tracks3d
+from unproject.inference.evidence import Evidence, decode, gather, network_size
 from unproject.inference.extend import extended
 from unproject.inference.refine import Solved, solve_component
+from unproject.io import schema
 from unproject.io.cameras import MatchedCameras, read_cameras
 from unproject.io.frame_store import FrameStore
 from unproject.io.images import to_original
@@ -109,9 +111,10 @@ def reconstruct(
     """Cameras, depth, motion and tracks of a video, a folder, a glob or image files (see `open_source`).
 
     With ``output`` the result is written there frame by frame and memory does not grow with the maps; without, they are
-    held in memory. ``cameras`` names a file of known cameras, which are kept and reported; ``masks`` a folder of images
-    whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was found than asked for, and
-    ``provenance["notes"]`` says what.
+    held in memory. ``resume`` goes on from the stages and frames that an interrupted run has done, to the maps, points
+    and cameras it would have ended in. ``cameras`` names a file of known cameras, which are kept and reported;
+    ``masks`` a folder of images whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was
+    found than asked for, and ``provenance["notes"]`` says what.
 
     Raises:
         InputError: something cannot be read, or contradicts itself.
@@ -122,19 +125,24 @@ def reconstruct(
     opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
     _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
+    masked = None if masks is None else Path(masks)
     settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed}
     with ExitStack() as stack:
         writer = None
         if output is not None:
-            identity = {**settings, "input": opened.content_hash}
+            identity = {**settings, "sha256": checkpoint.inputs_of(opened, known, masked)}
             writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
             stack.enter_context(writer)
         stack.enter_context(threadpool_limits(1, "blas"))  # the solver's matrices are small: threads only wait
         small = stack.enter_context(FrameStore())
         with clock("read"):
-            evidence = gather(opened, small, None if masks is None else Path(masks), seed, progress)
+            read = partial(gather, opened, small, masked, seed, progress)
+            evidence = checkpoint.stage(writer, "evidence", Evidence, read, small=small, infos=opened.infos)
+            if not len(small):  # the tracks are those of an interrupted run
+                decode(opened, small, progress)
         with clock("solve"):
-            solution = _solve(opened, evidence, known, seed, progress)
+            solve = partial(_solve, opened, evidence, known, seed, progress)
+            solution = checkpoint.stage(writer, "solution", _Solution, solve)
         with clock("depth"):
             maps, tracks = _densify(opened, evidence, solution, writer, progress)
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
@@ -145,7 +153,7 @@ def reconstruct(
             sparse=solution.sparse,
             tracks=tracks,
             scale=scale,
-            provenance=_provenance(opened, settings, known, solution, clock),
+            provenance=_provenance(opened, settings, known, solution, clock, writer is not None and writer.resumed),
         )
         return result if writer is None else writer.finish(result)
 
@@ -207,7 +215,6 @@ def _densify(
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
     original = assemble.in_original_pixels(evidence.tracks, evidence.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
-    held: list[FrameMaps] = []
     places = [to_original(network_size(info), (info.width, info.height)) for info in opened.infos]
     clip = dense.DenseClip(
         images=evidence.small,
@@ -217,14 +224,27 @@ def _densify(
         ordered=evidence.ordered,
         camera_motion=[part.motion for part in solution.parts],
     )
-    stream = dense.dense_maps(clip)
-    for index, maps in enumerate(progress(stream, "depth", len(opened))):
+    held: list[FrameMaps] = []
+    for index, maps in enumerate(progress(_all_maps(clip, writer), "depth", len(opened))):
         lifter.add(index, maps)
         if writer is None:
             held.append(maps)
-        else:
-            writer.write(index, maps)
     return (held if writer is None else writer.maps), lifter.finish()
+
+
+def _all_maps(clip: dense.DenseClip, writer: ResultWriter | None) -> Iterator[FrameMaps]:
+    """The maps of every frame as a disk gives them back: read where they lie there already, else made and written."""
+    frames = range(len(clip.images))
+    done = frozenset() if writer is None else frozenset(writer.done)
+    made = dense.dense_maps(clip, [frame for frame in frames if frame not in done])
+    for frame in frames:
+        if writer is not None and frame in done:
+            yield writer.maps[frame]
+            continue
+        maps = schema.rounded(next(made))
+        if writer is not None:
+            writer.write(frame, maps)
+        yield maps
 
 
 def _check_device(device: str, dtype: str) -> None:
@@ -260,7 +280,12 @@ class _Clock:
 
 
 def _provenance(
-    opened: Source, settings: dict[str, Any], known: MatchedCameras | None, solution: _Solution, clock: _Clock
+    opened: Source,
+    settings: dict[str, Any],
+    known: MatchedCameras | None,
+    solution: _Solution,
+    clock: _Clock,
+    resumed: bool,
 ) -> dict[str, Any]:
     cameras, parts = solution.cameras, solution.parts
     complete = bool(cameras.found.all()) and len(parts) == 1 and parts[0].motion == "full"
@@ -278,6 +303,7 @@ def _provenance(
         "parts": [
             {"frames": len(part.views), "motion": part.motion, "explained": float(part.good.mean())} for part in parts
         ],
+        "resumed": resumed,
         "timings_s": clock.seconds,
         "peak_memory_gib": round(rss / 2**20 / (1024 if sys.platform == "darwin" else 1), 3),
     }
