@@ -1,24 +1,25 @@
 """Tracks placed anew against the picture, once cameras are known: what detectors and chains left of noise goes.
 
-A SIFT point is a third of a pixel off, a chain of KLT steps drifts. With cameras, each observation's patch is known up to
-a small shift: the patch of the track's reference view, warped as a plane that faces the cameras would be. The shift is
-found by Gauss-Newton on patches without their mean and contrast, in inverse compositional form (Baker & Matthews 2004):
-slopes are the template's, so that a step costs one lookup. Measured: residuals halve, and so do the errors of cameras.
+A SIFT point is a third of a pixel off, a chain of KLT steps drifts. With cameras, each observation's patch is known up
+to a small shift: the patch of the track's reference view, warped as a plane that faces the cameras would be. The shift
+is found by Gauss-Newton on patches without mean and contrast, in inverse compositional form (Baker & Matthews 2004):
+slopes are the template's, so that a step costs one lookup. Measured: residuals halve, errors of cameras too.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from unproject.geometry import camera, rigid
 from unproject.inference.problem import rows_of
 from unproject.inference.refine import Solved
+from unproject.inference.workers import one_frame_each
 from unproject.progress import Progress, silent
 from unproject.types import Cameras, Tracks
 
@@ -74,7 +75,7 @@ def sharpened(
     if sightings is None:
         return tracks
     moved = _Sharpener(tracks, sightings, cameras)
-    with ThreadPoolExecutor() as pool:
+    with one_frame_each() as pool:
         waiting: deque[Future[None]] = deque()
         for again in (False,) if ordered else (False, True):
             for view, grey in enumerate(progress(greys, "sharpen", len(cameras.found))):
@@ -106,7 +107,7 @@ class _Sharpener:
         points = self.taken_in[view]
         row = self.sightings.row[self.sightings.reference[points]]
         if len(points):
-            self.patches[points] = _lookup(grey, self.measured[row, None] + _WITH_MARGIN)
+            self.patches[points] = _lookup(grey.astype(np.float32), self.measured[row, None] + _WITH_MARGIN)
 
     def align(self, view: int, grey: UInt8[np.ndarray, "H W"]) -> None:
         """Move the sightings of one view."""
@@ -116,7 +117,9 @@ class _Sharpener:
         if not len(mine):
             return
         row, point = s.row[mine], s.point[mine]
-        uv, likeness = align(grey, self.patches[point].astype(np.float32), self._warp(mine), self.measured[row])
+        uv, likeness = align(
+            grey.astype(np.float32), self.patches[point].astype(np.float32), self._warp(mine), self.measured[row]
+        )
         found = (likeness > LEAST_LIKENESS) & (np.linalg.norm(uv - self.measured[row], axis=1) < FARTHEST_PX)
         self.uv[row[found]] = uv[found]
         self.weight[row[~found]] *= DOUBT
@@ -130,12 +133,12 @@ class _Sharpener:
         columns = []
         for step in torch.eye(2, dtype=torch.float64) * PROBE_PX:
             beside = _on_plane(start + step, xyz, normal, self.cameras, there)
-            columns.append((_project(beside, self.cameras, s.view[mine]) - _project(xyz, self.cameras, s.view[mine])))
+            columns.append(_project(beside, self.cameras, s.view[mine]) - _project(xyz, self.cameras, s.view[mine]))
         return (torch.stack(columns, -1) / PROBE_PX).float().numpy()
 
 
 def align(
-    grey: UInt8[np.ndarray, "H W"],
+    image: Float32[np.ndarray, "H W"],
     patches: Float32[np.ndarray, "K M"],
     warp: Float32[np.ndarray, "K 2 2"],
     uv: Float32[np.ndarray, "K 2"],
@@ -154,10 +157,10 @@ def align(
     inverse = np.linalg.inv(curvature).astype(np.float32)
     around = np.einsum("kab,mb->kma", warp, _OFFSETS)
     for _ in range(STEPS):
-        seen, _ = _standard(_lookup(grey, uv[:, None] + around))
+        seen, _ = _standard(_lookup(image, uv[:, None] + around))
         pull = np.einsum("kam,km->ka", slopes, template - seen)
         uv = uv + np.einsum("kab,kb->ka", inverse, pull).clip(-1, 1)
-    seen, _ = _standard(_lookup(grey, uv[:, None] + around))
+    seen, _ = _standard(_lookup(image, uv[:, None] + around))
     return uv.astype(np.float32), np.einsum("km,km->k", template, seen)
 
 
@@ -213,10 +216,9 @@ def _on_plane(
     return pose[:, :3, 3] + reach[:, None] * ray
 
 
-def _lookup(grey: UInt8[np.ndarray, "H W"], uv: np.ndarray) -> Float32[np.ndarray, "K M"]:
+def _lookup(image: Float32[np.ndarray, "H W"], uv: np.ndarray) -> Float32[np.ndarray, "K M"]:
     place = (uv - 0.5).astype(np.float32)
-    values = grey.astype(np.float32)
-    return cv2.remap(values, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(image, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _mean(patches: np.ndarray) -> np.ndarray:
