@@ -38,10 +38,11 @@ def test_a_map_that_disagrees_is_left_out_and_costs_precision() -> None:
 def test_maps_without_precision_still_give_some_depth() -> None:
     merged, precision = merge(view_at(pose()), [exact(0.1, precision=0.0), exact(-0.1, precision=0.0)])
     np.testing.assert_allclose(inner(merged * wall_depth(pose())), 1, atol=5e-3)
-    assert (precision < 1e-5).all()
+    assert not precision.any()
 
 
 def test_what_no_map_sees_has_no_precision() -> None:
     view = view_at(pose())
     _, precision = merge(view, [exact(0.8), exact(0.9)])
-    assert precision[:, :10].max() < 1e-5 < precision[60, 150]
+    assert not precision[:, :10].any()
+    assert precision[60, 150] > 1e-3
