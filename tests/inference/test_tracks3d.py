@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from solved_world import HEIGHT, WIDTH, solved_at, true_cameras
+from solved_world import HEIGHT, WIDTH, rows, solved_at, true_cameras
 from track_world import make_world
 
 from unproject.geometry import camera, rigid
@@ -74,13 +74,8 @@ def test_without_a_solution_everything_rests_on_the_maps(world) -> None:
 
 
 def test_unseen_moments_are_filled_in_and_not_trusted(world) -> None:
-    row = torch.as_tensor(~((world.tracks.track.numpy() == 0) & np.isin(world.tracks.view.numpy(), [0, 3])))
-    part = Tracks(
-        view=world.tracks.view[row],
-        track=world.tracks.track[row],
-        uv=world.tracks.uv[row],
-        weight=world.tracks.weight[row],
-    )
+    gap = (world.tracks.track.numpy() == 0) & np.isin(world.tracks.view.numpy(), [0, 3])
+    part = rows(world.tracks, ~gap)
     lifter = tracks3d.TrackLifter(part, [], true_cameras(world))
     for index in range(VIEWS):
         lifter.add(index, maps_of(3.0 + index))

@@ -45,13 +45,18 @@ def solved_at(world: TrackWorld, keyframes: np.ndarray, prior: CameraPrior, *, m
 
 def true_cameras(world: TrackWorld) -> Cameras:
     """All found, for the world's own pixels."""
-    views = len(world.centre)
-    pose = np.tile(np.eye(4), (views, 1, 1))
+    pose = np.tile(np.eye(4), (len(world.centre), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = world.rotation, world.centre
-    focal = torch.full((views,), world.focal, dtype=torch.float64)
+    focal = torch.full((len(pose),), world.focal, dtype=torch.float64)
+    return all_found(torch.as_tensor(pose), intrinsics_from_focal(focal, WIDTH, HEIGHT))
+
+
+def all_found(world_from_cam: torch.Tensor, intrinsics: torch.Tensor) -> Cameras:
+    """Cameras (N 4 4, N 3 3) of one world without a doubt among them."""
+    views = len(world_from_cam)
     return Cameras(
-        world_from_cam=torch.as_tensor(pose),
-        intrinsics=intrinsics_from_focal(focal, WIDTH, HEIGHT),
+        world_from_cam=world_from_cam,
+        intrinsics=intrinsics,
         distortion=torch.zeros(views, 5, dtype=torch.float64),
         found=torch.ones(views, dtype=torch.bool),
         component=torch.zeros(views, dtype=torch.long),
