@@ -20,6 +20,8 @@ LOOK_STEPS = (-12, -6, 6, 12)
 MOVING_PX = 0.7
 USUAL_PX = 0.2
 """Median of what is left of flow at rest, where the camera is right."""
+LEAST_TO_FIT = 16
+"""Places in the image that a homography is fitted to."""
 LEAST_AREA = 40
 """Pixels of a mover that must move twice as far as the threshold."""
 GREY_NOISE = 6.0
@@ -128,7 +130,8 @@ def rest_by_homography(
 def turn(source: UInt8[np.ndarray, "H W"], target: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "3 3"]:
     """Homography target_from_source of most of the image, by flow; the second fit starts from the first.
 
-    A fundamental matrix would take a mover for parallax. Identity where nothing fits.
+    A fundamental matrix would take a mover for parallax. What the target does not see has no say: flow there is
+    made up. Identity where nothing fits.
     """
     found = np.eye(3)
     for threshold_px in (1.0, 0.5):
@@ -137,7 +140,12 @@ def turn(source: UInt8[np.ndarray, "H W"], target: UInt8[np.ndarray, "h w"]) -> 
         rows, columns = (np.arange(2, side, 4) for side in source.shape)
         start = np.stack(np.meshgrid(columns + 0.5, rows + 0.5), -1).reshape(-1, 2)
         end = start + flow[np.ix_(rows, columns)].reshape(-1, 2)
-        change, _ = cv2.findHomography(start, end, cv2.USAC_MAGSAC, threshold_px, maxIters=2000, confidence=0.999)
+        seen = inside(rest.uv, target)[np.ix_(rows, columns)].ravel()
+        if seen.sum() < LEAST_TO_FIT:
+            break
+        change, _ = cv2.findHomography(
+            start[seen], end[seen], cv2.USAC_MAGSAC, threshold_px, maxIters=2000, confidence=0.999
+        )
         found = found if change is None else found @ change
     return found
 

@@ -32,6 +32,8 @@ FEW_OBSERVATIONS = 60_000
 """Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
 SHARPEST_PX = 0.25
 """Robust scale of refined tracks, at least; the smaller, the less movers and false matches bend the cameras."""
+LEAST_FOCAL = 0.4
+"""Share of the focal length at the start below which the angle loss has let it run off."""
 STATIC_PX = 0.5
 """Where nothing moves more than this, the camera stands still."""
 
@@ -202,13 +204,21 @@ def _placed(seen: Observations, state: State, prior: CameraPrior, seed: int) -> 
 def _narrowed(seen: Observations, state: State, prior: CameraPrior) -> State:
     """Everything free, the robust scale shrinking from 20 to 1 pixel, then the polish in image pixels with k1."""
     many = len(prior.group) > 2
-    rigid, loose = _free(prior), _free(prior, focal=many)
-    state = bundle.solve(seen, state, rigid, kind="angle", scale_px=20.0, iterations=30)
+    state = bundle.solve(seen, state, _free(prior), kind="angle", scale_px=20.0, iterations=30)
+    narrow, near = _by_angle(seen, state, _free(prior, focal=many))
+    # The chord carries f: where the views hardly tell it (a plane, a straight path), it is cheapest at nothing.
+    if (narrow.focal < LEAST_FOCAL * state.focal).any():
+        narrow, near = _by_angle(seen, state, _free(prior))
+    return bundle.solve(near, narrow, _free(prior, focal=many, radial=many), kind="pixel", scale_px=1.0, iterations=30)
+
+
+def _by_angle(seen: Observations, state: State, free: Free) -> tuple[State, Observations]:
+    """The robust scale from 5 to 1 pixel of chord, and what is not pruned on the way."""
     for scale_px, iterations, prune_px in ((5.0, 20, np.inf), (2.0, 30, 8.0), (1.0, 40, 4.0), (1.0, 15, np.inf)):
-        state = bundle.solve(seen, state, loose, kind="angle", scale_px=scale_px, iterations=iterations)
+        state = bundle.solve(seen, state, free, kind="angle", scale_px=scale_px, iterations=iterations)
         error = np.linalg.norm(reprojection.residuals("angle", seen, state), axis=1)
         seen = seen.select(error < prune_px)
-    return bundle.solve(seen, state, _free(prior, focal=many, radial=many), kind="pixel", scale_px=1.0, iterations=30)
+    return state, seen
 
 
 def _repaired(seen: Observations, state: State, prior: CameraPrior) -> State:
