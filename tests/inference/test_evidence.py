@@ -12,8 +12,7 @@ from planar_world import about, seen_through, texture
 
 from unproject.errors import InputError
 from unproject.inference import evidence
-from unproject.inference.evidence import Evidence, gather, network_size, work_scales
-from unproject.io.frame_store import FrameStore
+from unproject.inference.evidence import Evidence, Pictures, gather, network_scale, network_size, work_scales
 from unproject.io.source import open_source
 from unproject.progress import silent
 from unproject.teachers import matches
@@ -28,8 +27,8 @@ def info(width: int, height: int) -> FrameInfo:
 
 
 def gathered(source: Path | list[Path], masks: Path | None = None) -> Evidence:
-    with FrameStore() as small:
-        return gather(open_source(source), small, masks, 0, silent)
+    with Pictures(open_source(source)) as pictures:
+        return gather(pictures, masks, 0, silent)
 
 
 def zoomed(frames: int, width: int, height: int) -> list[np.ndarray]:
@@ -72,7 +71,7 @@ def test_rounding_of_the_working_size_is_undone(size: tuple[int, int]) -> None:
     tracks = Tracks(
         view=torch.zeros(1, dtype=torch.long), track=torch.zeros(1, dtype=torch.long), uv=corner, weight=torch.ones(1)
     )
-    exact = evidence._exact(tracks, infos, scale)
+    exact = evidence._as_if_exact(tracks, infos, scale)
     np.testing.assert_allclose(exact.uv[0] / scale[0], size, rtol=1e-6)
 
 
@@ -87,8 +86,23 @@ def test_a_pixel_keeps_its_place_through_decoding_resizing_and_tracking(tmp_path
     of_track = [start[found.tracks.track.numpy() == track] for track in long]
     assert np.abs(np.median([places[-1] - places[0] for places in of_track], axis=0)).max() < 0.05
     assert np.median([np.ptp(places, axis=0) for places in of_track]) < 0.2 / scale  # the tracker sees working pixels
-    corner = np.array([1284, 702]) * found.work_scale[0] * found.network_scale[0]
-    np.testing.assert_allclose(corner, network_size(found.infos[0]), rtol=1e-9)
+    one = (info(1284, 702),)
+    corner = np.array([1284, 702]) * found.work_scale[0] * network_scale(one, found.work_scale[:1])[0]
+    np.testing.assert_allclose(corner, network_size(one[0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_pictures_can_be_looked_at_again(tmp_path, write_video, video: bool) -> None:
+    """Of photos the greys are kept, of a video they are decoded anew; either way they are those of the first pass."""
+    frames = panned(4)
+    path = write_video(tmp_path / "pan.mp4", frames) if video else saved(tmp_path / "pan", frames)
+    with Pictures(open_source(path)) as pictures:
+        first = list(pictures.decode(silent))
+        for _ in range(2):
+            for one, again in zip(first, pictures.greys, strict=True):
+                np.testing.assert_array_equal(one, again)
+        assert [image.shape for image in pictures.small] == [(240, 320, 3)] * 4
+        assert len(pictures.kept) == (0 if video else 4)
 
 
 def test_a_folder_that_holds_a_video_is_followed(tmp_path) -> None:

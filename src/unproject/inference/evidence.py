@@ -170,12 +170,17 @@ def _work_grey(frame: Frame, scale: float) -> np.ndarray:
 
 
 def _in_place(tracks: Tracks, pictures: Pictures, masks: Path | None) -> Tracks:
-    """Tracks in original pixels times ``work_scale``, as if working images had any size; those on masks are gone."""
+    """Tracks in original pixels times ``work_scale``, without those on masks."""
     infos, scale = pictures.source.infos, pictures.work_scale
+    return _uncovered(_as_if_exact(tracks, infos, scale), masks, infos, scale)
+
+
+def _as_if_exact(tracks: Tracks, infos: tuple[FrameInfo, ...], scale: np.ndarray) -> Tracks:
+    """Tracks as if the working images had not been rounded to whole pixels."""
     sizes = np.array([_work_size(info, factor) for info, factor in zip(infos, scale, strict=True)])
     exact = np.array([[info.width, info.height] for info in infos]) * scale[:, None]
     factor = torch.as_tensor((exact / sizes)[tracks.view.numpy()], dtype=torch.float32)
-    return _uncovered(replace(tracks, uv=tracks.uv * factor), masks, infos, scale)
+    return replace(tracks, uv=tracks.uv * factor)
 
 
 def _uncovered(tracks: Tracks, masks: Path | None, infos: tuple[FrameInfo, ...], scale: np.ndarray) -> Tracks:
