@@ -61,15 +61,16 @@ def sharpened(
     tracks: Tracks,
     parts: Sequence[Solved],
     cameras: Cameras,
-    greys: Iterable[UInt8[np.ndarray, "H W"]],
+    greys: Iterable[np.ndarray],
     *,
     ordered: bool,
     progress: Progress = silent,
 ) -> Tracks:
     """``tracks`` with every sighting of a solved point where the picture has it; doubtful ones lose their weight.
 
-    Tracks and cameras are in pixels of ``greys``, one image per view: iterated once if ``ordered`` (a video, whose
-    tracks are compared with where they began), twice if not (photos: with the view that faces the point most).
+    Tracks and cameras are in pixels of ``greys`` (uint8, of any sizes), one per view: iterated once if ``ordered``
+    (a video, whose tracks are compared with where they began), twice if not (photos: with the view that faces the
+    point most).
     """
     sightings = _sightings(tracks, parts, cameras, ordered=ordered)
     if sightings is None:
