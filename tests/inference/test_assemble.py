@@ -213,7 +213,7 @@ def test_sparse_depth_is_z_at_the_network_pixel(world) -> None:
     solved = solved_at(world, np.arange(VIEWS), prior)
     cameras = assemble.cameras_of([solved], infos(), prior, None, SCALE)
     place = to_original((320, 240), (1280, 960))
-    original = assemble.in_original_pixels(world.tracks, SCALE)
+    original = assemble.rescaled(world.tracks, 1 / SCALE)
     np.testing.assert_allclose(original.uv, 2 * world.tracks.uv, rtol=1e-6)
     found = assemble.sparse_depths([solved], original, cameras, [place] * VIEWS)
     small = assemble.for_maps(cameras, [place] * VIEWS)

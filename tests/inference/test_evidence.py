@@ -67,7 +67,7 @@ def test_rounding_of_the_working_size_is_undone(size: tuple[int, int]) -> None:
     """The corner of a working image is the corner of the original, exactly, though neither side divides."""
     infos = (info(*size),)
     scale = work_scales(infos, 960)
-    corner = torch.tensor([evidence._work_size(infos[0], scale[0])], dtype=torch.float32)
+    corner = torch.tensor([evidence._size(infos[0], scale[0])], dtype=torch.float32)
     tracks = Tracks(
         view=torch.zeros(1, dtype=torch.long), track=torch.zeros(1, dtype=torch.long), uv=corner, weight=torch.ones(1)
     )

@@ -185,10 +185,7 @@ def _solve(
     ]
     whole = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(whole, infos, prior, known, scale)
-    in_work_pixels = assemble.for_maps(cameras, [torch.diag(torch.tensor([1 / s, 1 / s, 1.0])) for s in scale])
-    tracks = sharpened(
-        evidence.tracks, whole, in_work_pixels, pictures.greys, ordered=evidence.ordered, progress=progress
-    )
+    tracks = _sharpened(pictures, evidence, whole, cameras, progress)
     straight = assemble.ideal_tracks(tracks, known, scale)
     parts = [polished(part, _rows(straight, on_keyframes), prior) for part in parts]
     parts = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
@@ -197,6 +194,17 @@ def _solve(
     full = [part for part in parts if part.motion == "full"]
     sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
     return _Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
+
+
+def _sharpened(
+    pictures: Pictures, evidence: Evidence, parts: list[Solved], cameras: Cameras, progress: Progress
+) -> Tracks:
+    """The tracks as the largest greys at hand show them, back in working pixels."""
+    of_greys, larger = pictures.grey_scale, pictures.grey_scale / evidence.work_scale
+    there = assemble.for_maps(cameras, [torch.diag(torch.tensor([1 / s, 1 / s, 1.0])) for s in of_greys])
+    tracks = assemble.rescaled(evidence.tracks, larger)
+    tracks = sharpened(tracks, parts, there, pictures.greys, ordered=evidence.ordered, progress=progress)
+    return assemble.rescaled(tracks, 1 / larger)
 
 
 def _rows(tracks: Tracks, keep: np.ndarray) -> Tracks:
@@ -226,7 +234,7 @@ def _densify(
     pictures: Pictures, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
 ) -> tuple[Sequence[FrameMaps], MovingTracks]:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
-    original = assemble.in_original_pixels(solution.tracks, evidence.work_scale)
+    original = assemble.rescaled(solution.tracks, 1 / evidence.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
     infos = pictures.source.infos
     places = [to_original(network_size(info), (info.width, info.height)) for info in infos]
