@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from unproject.inference import bundle, problem, reprojection, structure, windows
+from unproject.inference import bundle, grow, problem, reprojection, structure, windows
 from unproject.inference.bundle import Free
 from unproject.inference.problem import CameraPrior
 from unproject.inference.reprojection import Observations, State
@@ -24,10 +24,10 @@ Motion = Literal["full", "rotation_only", "static"]
 
 NO_PARALLAX_PX = 1.0
 """Where a rotating camera at a fixed place explains the median observation this well, there is no depth to be had."""
-OTHER_FOCALS = (0.72, 1.0, 1.4)
-"""Starts for the focal length, in long sides, where the first one ends badly."""
 WELL_EXPLAINED, FEW_VIEWS = 0.85, 40
 """Share of observations within 4 px that leaves no doubt; views up to which another start costs little."""
+SEEDS = 8
+"""Pairs of views to grow from where the joint start leaves a doubt, at most."""
 FEW_OBSERVATIONS = 60_000
 """Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
 SHARPEST_PX = 0.25
@@ -60,7 +60,8 @@ class Solved:
 def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, seed: int = 0) -> Solved:
     """Solve one connected set of views, given by their numbers in ``tracks`` and ``prior``.
 
-    Does not fail on degenerate motion: ``Solved.motion`` says what could honestly be found.
+    Does not fail on degenerate motion: ``Solved.motion`` says what could honestly be found. Views that too few of their
+    points speak for are not among ``Solved.views``.
     """
     prior = prior.of(views)
     seen, track = problem.observations(tracks, views, prior)
@@ -76,7 +77,14 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
         state = _narrowed(picked, structure.with_points(picked, state, len(state.points), scale_px=20.0), prior)
         state = _repaired(picked, state, prior)
     else:
-        state = _best_of_starts(picked, pairs, prior, seed)
+        state, placed = _best_of_starts(picked, pairs, prior, seed)
+        if not placed.all():
+            views, prior, state = views[placed], prior.of(np.flatnonzero(placed)), _of_views(state, placed)
+            kept = track[np.unique(seen.point)]
+            seen, track = problem.observations(tracks, views, prior)
+            seen = seen.select(np.isin(track[seen.point], kept))
+        if not prior.posed.any():
+            state = _seen_from_first(state)
     return _finished(views, state, "full", seen, track, prior)
 
 
@@ -110,26 +118,59 @@ def polished(solved: Solved, tracks: Tracks, prior: CameraPrior) -> Solved:
     return replace(solved, state=state, seen=seen, good=good, scale_px=scale_px)
 
 
-def _best_of_starts(seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int) -> State:
-    """One start where it explains the views well; else also from other focal lengths, and the one that explains most.
+def _best_of_starts(seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int) -> tuple[State, np.ndarray]:
+    """The joint start where it explains the views well; else views placed one by one as well, and what explains most.
 
-    A dozen photos taken far apart give few pairs to trust: there a start that is off by 40 % ends in a fold.
+    Also says which views have a place (bool, V): where views were placed one by one, not all may.
     """
-    best, most = None, -1.0
-    for multiple in (None, *OTHER_FOCALS):
-        guess = prior.focal_px if multiple is None else multiple * prior.long_side_px.max()
-        unknown = np.isnan(prior.focal_px)
-        start = replace(prior, focal_px=np.where(unknown, guess, prior.focal_px))
-        state = _narrowed(seen, _placed(seen, _unsolved(pairs, start, seen, seed), prior, seed), prior)
-        state = _repaired(seen, state, prior)
-        good = structure.inliers(seen, state, 4.0)
-        if good.mean() > most:
-            best, most = state, good.mean()
-        share = structure.inlier_share(seen, good, len(prior.group))
-        if (most >= WELL_EXPLAINED and share.min() >= 0.5) or not unknown.any() or len(prior.group) > FEW_VIEWS:
+    state = _narrowed(seen, _placed(seen, _unsolved(pairs, prior, seen, seed), prior, seed), prior)
+    state = _repaired(seen, state, prior)
+    best = state, np.ones(len(prior.group), bool)
+    if _well_explained(seen, *best) or len(prior.group) > FEW_VIEWS or prior.posed.any():
+        return best
+    for members in grow.seeds(pairs, prior)[:SEEDS]:
+        state, placed = grow.grown(seen, prior, members, lambda part, of: _from_nothing(part, of, seed))
+        state = _repaired(seen.select(placed[seen.view]), state, prior)
+        best = max(best, (state, placed), key=lambda start: _explained(seen, *start).sum())
+        if _well_explained(seen, *best):
             break
-    assert best is not None  # the first start is always better than none
-    return best
+    fits = best[1] & _fits(seen, *best)
+    return best[0], fits if fits.sum() > 1 else best[1]
+
+
+def _seen_from_first(state: State) -> State:
+    """The same in the world of the first camera; views placed one by one started from another."""
+    turn, origin = state.rotation[0], state.centre[0]
+    return replace(
+        state,
+        rotation=turn.T @ state.rotation,
+        centre=(state.centre - origin) @ turn,
+        points=(state.points - origin) @ turn,
+    )
+
+
+def _of_views(state: State, chosen: np.ndarray) -> State:
+    return replace(state, rotation=state.rotation[chosen], centre=state.centre[chosen], group=state.group[chosen])
+
+
+def _explained(seen: Observations, state: State, placed: np.ndarray) -> np.ndarray:
+    """Observations (bool, O) within 4 px of points that three views explain; two views agree on anything."""
+    good = structure.inliers(seen, state, 4.0) & placed[seen.view]
+    often = np.bincount(seen.point[good], minlength=len(state.points)) >= min(3, len(placed))
+    return good & often[seen.point]
+
+
+def _well_explained(seen: Observations, state: State, placed: np.ndarray) -> bool:
+    good = structure.inliers(seen, state, 4.0) & placed[seen.view]
+    share = structure.inlier_share(seen, good, len(placed))
+    return bool(good.mean() >= WELL_EXPLAINED and share.min() >= 0.5)
+
+
+def _fits(seen: Observations, state: State, placed: np.ndarray) -> np.ndarray:
+    """Views (bool, V) that enough of their points speak for; any others are better left out than put anywhere."""
+    good = _explained(seen, state, placed)
+    count = np.bincount(seen.view[good], minlength=len(placed))
+    return (count >= grow.LEAST_FITS) & (structure.inlier_share(seen, good, len(placed)) >= grow.LEAST_SHARE)
 
 
 def _from_nothing(seen: Observations, prior: CameraPrior, seed: int) -> State:

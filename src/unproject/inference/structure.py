@@ -107,7 +107,7 @@ def located(view: int, seen: Observations, state: State) -> tuple[State, int, in
     elsewhere = with_points(others, state, int(about.sum()))
     fits = np.bincount(others.point[inliers(others, elsewhere, 2.0)], minlength=len(elsewhere.points))
     asked = near.select((near.view == view) & (fits[near.point] >= 2))
-    pose = _pose(asked, elsewhere, view) if len(asked) >= 6 else None
+    pose = pose_of(asked, elsewhere, view) if len(asked) >= 6 else None
     if pose is None:
         return None
     rotation, centre = state.rotation.copy(), state.centre.copy()
@@ -117,14 +117,24 @@ def located(view: int, seen: Observations, state: State) -> tuple[State, int, in
     return replace(state, rotation=rotation, centre=centre), int(before), int(after)
 
 
-def _pose(seen: Observations, state: State, view: int) -> tuple[np.ndarray, np.ndarray] | None:
+def pose_of(seen: Observations, state: State, view: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rotation and centre of ``view`` from its observations ``seen`` of known points; None where fewer than 6 agree."""
     focal = np.full(len(seen), state.focal[view])
     xy = undistorted(seen.xy, focal, np.full(len(seen), state.radial[state.group[view]]))
     camera = np.diag([focal[0], focal[0], 1.0])
     cv2.setRNGSeed(view)
-    ok, rotvec, translation, chosen = cv2.solvePnPRansac(
-        state.points[seen.point], xy, camera, None, iterationsCount=300, reprojectionError=4.0, flags=cv2.SOLVEPNP_SQPNP
-    )
+    try:
+        ok, rotvec, translation, chosen = cv2.solvePnPRansac(
+            state.points[seen.point],
+            xy,
+            camera,
+            None,
+            iterationsCount=300,
+            reprojectionError=4.0,
+            flags=cv2.SOLVEPNP_SQPNP,
+        )
+    except cv2.error:  # OpenCV asserts where the points of a sample are all but one
+        return None
     if not ok or chosen is None or len(chosen) < 6:
         return None
     rotation = cv2.Rodrigues(rotvec)[0].T
