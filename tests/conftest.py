@@ -46,6 +46,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of outputs of the released networks on weights that are functions of their names; skipped without it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "parity"
+    folder = Path(os.environ.get("UNPROJECT_PARITY", beside))
+    if not (folder / "fill.py").is_file():
+        pytest.skip(f"no reference outputs at {folder}; set UNPROJECT_PARITY to a folder that has them")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """Writes frames (uint8 RGB [H, W, 3]) as a video file, with any codec, pixel format, time stamps and rotation."""
 

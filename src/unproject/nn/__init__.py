@@ -1,0 +1,1 @@
+"""Blocks with parameters that several networks share."""

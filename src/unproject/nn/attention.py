@@ -1,0 +1,67 @@
+"""Attention over tokens that know where they lie."""
+
+from dataclasses import dataclass
+
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from unproject.nn import rope
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Cosines and sines of the positions of a set of tokens, made once and used by every layer."""
+
+    cos: Float[Tensor, "*batch L 2 K"]
+    sin: Float[Tensor, "*batch L 2 K"]
+
+    @staticmethod
+    def of(positions: Int[Tensor, "*batch L 2"], head_dim: int) -> "Turns":
+        """For heads of the given width. A batch axis of positions needs a second axis of size 1 for the heads."""
+        angle = rope.angles(positions, head_dim)
+        return Turns(cos=angle.cos(), sin=angle.sin())
+
+    def turn(self, heads: Float[Tensor, "B heads L D"]) -> Float[Tensor, "B heads L D"]:
+        """Queries or keys at these positions."""
+        return rope.rotate(heads, self.cos, self.sin)
+
+
+class SelfAttention(nn.Module):
+    """Every token looks at every token of its image."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns) -> Float[Tensor, "B L D"]:
+        """What each token gathered."""
+        q, k, v = rearrange(self.qkv(tokens), "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        gathered = scaled_dot_product_attention(turns.turn(q), turns.turn(k), v)
+        return self.proj(rearrange(gathered, "b h l d -> b l (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Every token looks at every token of another image, the memory."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.projq = nn.Linear(dim, dim)
+        self.projk = nn.Linear(dim, dim)
+        self.projv = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], memory: Float[Tensor, "B M D"], turns: Turns, memory_turns: Turns
+    ) -> Float[Tensor, "B L D"]:
+        """What each token gathered from the memory."""
+        q, k, v = (
+            rearrange(projection(x), "b l (h d) -> b h l d", h=self.heads)
+            for projection, x in ((self.projq, tokens), (self.projk, memory), (self.projv, memory))
+        )
+        gathered = scaled_dot_product_attention(turns.turn(q), memory_turns.turn(k), v)
+        return self.proj(rearrange(gathered, "b h l d -> b l (h d)"))

@@ -1,0 +1,70 @@
+"""Pre-norm transformer blocks, and how their weights start."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from unproject.nn.attention import CrossAttention, SelfAttention, Turns
+
+NORM_EPS = 1e-6
+MLP_RATIO = 4
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an exact GELU between."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
+        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """Each token by itself."""
+        return self.fc2(gelu(self.fc1(tokens)))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, then an MLP."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = SelfAttention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim)
+
+    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns) -> Float[Tensor, "B L D"]:
+        """The next layer's tokens."""
+        tokens = tokens + self.attn(self.norm1(tokens), turns)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention to a memory that has a norm of its own, then an MLP."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = SelfAttention(dim, heads)
+        self.norm_y = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim)
+
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], memory: Float[Tensor, "B M D"], turns: Turns, memory_turns: Turns
+    ) -> Float[Tensor, "B L D"]:
+        """The next layer's tokens."""
+        tokens = tokens + self.attn(self.norm1(tokens), turns)
+        tokens = tokens + self.cross_attn(self.norm2(tokens), self.norm_y(memory), turns, memory_turns)
+        return tokens + self.mlp(self.norm3(tokens))
+
+
+def start_linear_maps(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every linear map and patch convolution inside, as CroCo starts."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.detach().flatten(1))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
