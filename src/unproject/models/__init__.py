@@ -1,0 +1,3 @@
+"""Networks: `Views` to `Prediction`."""
+
+from unproject.models.build import build as build
