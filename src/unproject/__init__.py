@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unproject import models as models
     from unproject.errors import InputError as InputError
     from unproject.errors import UnprojectError as UnprojectError
     from unproject.inference.reconstruct import reconstruct as reconstruct
@@ -47,7 +48,7 @@ _HOMES = {
     "validate": "io.validate",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "models"])
 
 
 def __getattr__(name: str) -> Any:
@@ -55,10 +56,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("unproject")
+    if name == "models":
+        return import_module("unproject.models")
     if name not in _HOMES:
         raise AttributeError(f"module 'unproject' has no attribute {name!r}")
     return getattr(import_module(f"unproject.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *__all__})

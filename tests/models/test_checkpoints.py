@@ -113,17 +113,37 @@ def test_croco_starts_a_network_with_a_fresh_head():
     assert {key for key in written if key not in state} == {f"downstream_head1.proj.{x}" for x in ("weight", "bias")}
 
 
+@pytest.mark.parametrize("source", ["croco", "dust3r", "stage 1"])
 @pytest.mark.parametrize("motion", ["target_points", "scene_flow"])
-def test_dust3r_starts_a_network_from_its_first_side(motion):
-    state = official("dust3r")
+def test_encoder_and_decoder_start_from_any_of_the_family(source, motion):
     model = checkpoints.from_config(Flow4rConfig(shape=SMALL, motion=motion))
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
-    report = checkpoints.initialise(model, "dust3r", state)
+    stage_1 = checkpoints.from_config(Flow4rConfig(shape=LINEAR))
+    state = {"croco": croco, "dust3r": lambda: official("dust3r"), "stage 1": lambda: checkpoints.to_official(stage_1)}
+    state = state[source]()
+    report = checkpoints.initialise(model, state)
     assert torch.equal(model.decoder.blocks[1].mlp.fc1.weight, state["dec_blocks.1.mlp.fc1.weight"])
     assert same(model.head.state_dict(), head)
     assert {line.official.split(".")[0] for line in report.having("dropped")} == {
-        "dec_blocks2", "downstream_head1", "downstream_head2",
-    }  # fmt: skip
+        "croco": {"mask_token", "prediction_head"},
+        "dust3r": {"dec_blocks2", "downstream_head1", "downstream_head2"},
+        "stage 1": {"downstream_head1"},
+    }[source]
+    with pytest.raises(InputError, match=r"weights as a start.*wrong shape"):
+        checkpoints.initialise(model, state | {"enc_norm.bias": torch.zeros(2)})
+
+
+def test_training_does_not_change_what_was_given():
+    state = official("flow4r", LINEAR)
+    before = {key: value.clone() for key, value in state.items()}
+    model = checkpoints.from_official("flow4r", {key: value.half() for key, value in state.items()})
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in model.parameters())
+    for network in (model, checkpoints.from_official("flow4r", state)):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(1)
+    assert same(state, before)
 
 
 def test_all_wrong_keys_are_named_at_once():
@@ -156,8 +176,8 @@ def test_the_file_of_another_network_is_refused():
         checkpoints.layout_of({"encoder.weight": torch.zeros(2)})
     with pytest.raises(UsageError, match="choose one of flow4r, croco, dust3r"):
         checkpoints.from_official("mast3r", {})
-    with pytest.raises(UsageError, match="cannot start from 'raft'"):
-        checkpoints.initialise(build("flow4r", "tiny"), "raft", {})
+    with pytest.raises(InputError, match="missing"):
+        checkpoints.initialise(build("flow4r", "tiny"), {})
 
 
 # --- Files.

@@ -11,7 +11,7 @@ from unproject.models import checkpoints
 from unproject.models.dust3r import Dust3rConfig
 from unproject.models.flow4r import SIZES, Flow4rConfig
 from unproject.nn.attention import Turns
-from unproject.nn.croco import TwoViewShape
+from unproject.nn.croco import CrocoDecoder, TwoViewShape
 from unproject.nn.rope import grid_positions
 
 TOKENS, RAW, ACTIVATED = 1e-4, 5e-4, 1e-3
@@ -77,6 +77,26 @@ def test_flow4r_is_dust3r_with_tied_weights(parity):
     check_tokens(tokens, model.decoder(*tokens, LAYERS), known)
     for layers, side in zip(model.relate(*tokens), (1, 2), strict=True):
         assert off(model.read(layers, ROWS), known[f"raw{side}"]) < RAW
+
+
+def unturned(self, heads):
+    return heads
+
+
+def reversed_blocks(self, first, second, layers):
+    return self.two_stacks(self.blocks[::-1], first, second, layers)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [(Turns, "turn", unturned), (CrocoDecoder, "forward", reversed_blocks)],
+    ids=["no positions", "blocks in another order"],
+)
+@torch.no_grad()
+def test_a_planted_fault_is_seen(parity, monkeypatch, where, name, fault):
+    monkeypatch.setattr(where, name, fault)
+    with pytest.raises(AssertionError):
+        test_flow4r_is_dust3r_with_tied_weights(parity)
 
 
 @torch.no_grad()

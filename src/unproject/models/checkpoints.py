@@ -32,7 +32,7 @@ from unproject.nn.croco import TwoViewShape
 METADATA = "unproject"
 CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig}
 LAYOUT_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r"}
-STARTS = {"croco": keys.LAYOUTS["croco"], "dust3r": keys.DUST3R_AS_START}
+SAME_NAMES = keys.Layout([keys.Rename("{rest}", "{rest}")])
 HEAD_DIM = 64
 """Width of an attention head in every released network; shapes of weights do not tell it."""
 
@@ -142,9 +142,12 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
     if name not in keys.LAYOUTS:
         raise UsageError(f"no layout of weights is called {name!r}; choose one of {', '.join(keys.LAYOUTS)}")
     shape = shape_of(state)
-    model = from_config(Dust3rConfig(shape=shape) if name == "dust3r" else Flow4rConfig(shape=shape))
-    _fill(model, keys.LAYOUTS[name], state, f"{name} weights")
-    return model
+    config = Dust3rConfig(shape=shape) if name == "dust3r" else Flow4rConfig(shape=shape)
+    if name == "croco":
+        model = from_config(config)
+        _fill(model, keys.LAYOUTS[name], state, f"{name} weights")
+        return model
+    return _made_of(config, keys.LAYOUTS[name], state, f"{name} weights")
 
 
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
@@ -154,11 +157,13 @@ def to_official(model: Reconstructor) -> dict[str, Tensor]:
     return {names[key] or key: tensor for key, tensor in model.state_dict().items()}
 
 
-def initialise(model: Flow4r, name: str, state: Mapping[str, Tensor]) -> keys.Report:
-    """Start a Flow4R network from CroCo v2 (as the paper does) or from a trained ``dust3r``; its head stays fresh."""
-    if name not in STARTS:
-        raise UsageError(f"Flow4R cannot start from {name!r}; choose one of {', '.join(STARTS)}")
-    return _fill(model, STARTS[name], state, f"{name} weights as a start")
+def initialise(model: Flow4r, state: Mapping[str, Tensor]) -> keys.Report:
+    """Start encoder and decoder of a Flow4R network from released names; its head stays as it is.
+
+    From CroCo v2 (the paper's stage 1), from another Flow4R by `to_official` (its stage 2), or from a trained DUSt3R.
+    InputError lists all keys that do not fit.
+    """
+    return _fill(model, keys.TRUNK_AS_START, state, "weights as a start")
 
 
 def explain(model: Reconstructor, layout: keys.Layout, state: Mapping[str, Tensor]) -> keys.Report:
@@ -172,6 +177,17 @@ def _fill(model: Reconstructor, layout: keys.Layout, state: Mapping[str, Tensor]
     report.require_right(what)
     model.load_state_dict(own | found)
     return report
+
+
+def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what: str) -> Reconstructor:
+    """A network all of whose weights come from a file: random numbers for 0.4 billion of them would take long."""
+    with torch.device("meta"):
+        model = from_config(config)
+    found, report = keys.translate(layout, state, {key: tensor.shape for key, tensor in model.state_dict().items()})
+    report.require_right(what)
+    # Copies: training must not change the caller's tensors.
+    model.load_state_dict({key: tensor.to(torch.float32, copy=True) for key, tensor in found.items()}, assign=True)
+    return model
 
 
 def save(model: Reconstructor, path: Path) -> None:
@@ -193,10 +209,8 @@ def load(path: Path) -> Reconstructor:
         raise InputError(
             f"{path} holds a model called {header.get('model')!r}; this version knows {', '.join(CONFIGS)}"
         )
-    model = from_config(_config(path, CONFIGS[header["model"]], header["config"]))
-    same_names = keys.Layout([keys.Rename("{rest}", "{rest}")])
-    _fill(model, same_names, read_weights(path), str(path))
-    return model
+    config = _config(path, CONFIGS[header["model"]], header["config"])
+    return _made_of(config, SAME_NAMES, read_weights(path), str(path))
 
 
 def _header(path: Path) -> dict[str, Any] | None:

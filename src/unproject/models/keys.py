@@ -165,13 +165,11 @@ MASKED = Drop("mask_token", "stands for hidden patches in CroCo's pre-training o
 UNREACHED = [
     Drop(f"downstream_head{side}.dpt.scratch.refinenet4.resConfUnit1.{{rest}}", "no data reaches it") for side in (1, 2)
 ]
-NEW_HEAD = "Flow4R's head has other channels and starts fresh"
+PAINTER = Drop("prediction_head.{leaf}", "paints hidden patches in CroCo's pre-training")
 
 LAYOUTS = {
     "flow4r": Layout([*trunk(), *head("downstream_head1", "head")], [MASKED, *UNREACHED]),
-    "croco": Layout(
-        trunk(), [MASKED, Drop("prediction_head.{leaf}", "paints hidden patches in CroCo's pre-training")], "head."
-    ),
+    "croco": Layout(trunk(), [MASKED, PAINTER], "head."),
     "dust3r": Layout(
         [
             *trunk(),
@@ -184,14 +182,15 @@ LAYOUTS = {
 }
 """Layouts of whole networks: what `from_official` reads and `to_official` writes."""
 
-DUST3R_AS_START = Layout(
+TRUNK_AS_START = Layout(
     trunk(),
     [
         MASKED,
+        PAINTER,
         Drop("dec_blocks2.{rest}", "Flow4R has one decoder; side 1 speaks of its own camera, as P does"),
-        Drop("downstream_head1.{rest}", NEW_HEAD),
-        Drop("downstream_head2.{rest}", NEW_HEAD),
+        Drop("downstream_head1.{rest}", "the head is not part of the start"),
+        Drop("downstream_head2.{rest}", "the head is not part of the start"),
     ],
     "head.",
 )
-"""A trained DUSt3R, MonST3R or St4RTrack as the start of a Flow4R network."""
+"""CroCo, DUSt3R, MonST3R, or Flow4R with another head, as the start of a Flow4R network."""
