@@ -117,10 +117,13 @@ def test_trunk_in_bfloat16_results_in_float32():
     model, given = tiny(), views(torch.rand(1, 2, 3, 32, 48))
     seen = {}
     model.decoder.blocks[3].mlp.fc1.register_forward_hook(lambda _m, _i, out: seen.update(trunk=out.dtype))
+    model.encoder.blocks[1].register_forward_hook(lambda _m, _i, out: seen.update(encoder_sum=out.dtype))
+    model.decoder.blocks[3].register_forward_hook(lambda _m, _i, out: seen.update(decoder_sum=out.dtype))
     model.head.map.narrow.register_forward_hook(lambda _m, _i, out: seen.update(head=out.dtype))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = model(given)
-    assert seen == {"trunk": torch.bfloat16, "head": torch.float32}
+    sums = {"encoder_sum": torch.float32, "decoder_sum": torch.float32}
+    assert seen == {"trunk": torch.bfloat16, "head": torch.float32} | sums
     assert {half.points.dtype, half.target_points.dtype, half.pose_weight.dtype} == {torch.float32}
     full = model(given)
     assert (half.confidence - full.confidence).abs().mean() < 0.05
