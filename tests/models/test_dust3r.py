@@ -58,6 +58,14 @@ def test_shapes_ranges_and_gradients(head):
     assert not idle
 
 
+@pytest.mark.parametrize(("head", "count"), [("linear", 532_342_784), ("dpt", 571_171_208 - 2 * 1_180_160)])
+def test_the_released_network_has_the_size_that_the_public_code_counts(head, count):
+    with torch.device("meta"):
+        model = build("dust3r", "large", head=head)
+    mask_token = 768
+    assert sum(p.numel() for p in model.parameters()) == count - mask_token
+
+
 def test_intrinsics_are_refused():
     given = views(torch.rand(1, 2, 3, 32, 32))
     with pytest.raises(UsageError, match="intrinsics"):
