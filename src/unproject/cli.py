@@ -79,7 +79,7 @@ def reconstruct(
         dtype: Precision of networks.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
-        resume: Go on with an interrupted run.
+        resume: Go on with an interrupted run: what it has done is not done again.
         dry_run: Say what would be read, and what memory and time it takes; write nothing.
         json: Print the result as JSON.
         quiet: No progress bars, no notes.

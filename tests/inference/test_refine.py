@@ -144,3 +144,24 @@ def test_same_seed_same_cameras() -> None:
     world = make_world(6, 150)
     first, second = solve(world), solve(world)
     assert (first.state.centre == second.state.centre).all()
+
+
+def test_better_placed_tracks_make_better_cameras() -> None:
+    """Movers that drift by up to 2 px pass for noise while there is much of it; with less of it they count for less."""
+    noisy, sharp = (make_world(noise_px=noise_px, astray=0.3) for noise_px in (0.5, 0.05))
+    drift = torch.linspace(0, 2, 12)[noisy.tracks.view] * (noisy.tracks.track < 60)
+    noisy, sharp = (
+        replace(one, tracks=replace(one.tracks, uv=one.tracks.uv + drift[:, None])) for one in (noisy, sharp)
+    )
+    solved = solve(noisy)
+    polished = refine.polished(solved, sharp.tracks, sharp.prior())
+    error, before = (similarity_error(one.state.centre, noisy.centre) for one in (polished, solved))
+    assert error < 0.3 * before
+    assert refine.SHARPEST_PX <= polished.scale_px < 0.5 < solved.scale_px
+    np.testing.assert_array_equal(polished.track, solved.track)
+
+
+def test_a_solution_without_depth_is_left_as_it_is() -> None:
+    world = make_world(turn_only=True)
+    solved = solve(world)
+    assert refine.polished(solved, world.tracks, world.prior()) is solved

@@ -90,6 +90,13 @@ def test_rounding_is_small_and_happens_once(values):
     assert not (rounded.view(torch.int32) & ((1 << (23 - schema.DEPTH_BITS)) - 1)).any()
 
 
+def test_rounded_maps_are_what_the_disk_gives_back(perfect, saved):
+    for before, after in zip(perfect.maps, Reconstruction.load(saved).maps, strict=True):
+        rounded = schema.rounded(before)
+        for name in schema.MAP_ARRAYS:
+            assert torch.equal(getattr(rounded, name), getattr(after, name))
+
+
 def test_rounding_never_makes_a_number_infinite():
     largest = torch.tensor([torch.finfo(torch.float32).max, torch.inf, torch.nan])
     assert torch.equal(schema.round_mantissa(largest)[:2], largest[:2])
@@ -257,6 +264,24 @@ def test_a_torn_file_of_an_interrupted_run_is_made_again(perfect, saved, tmp_pat
         assert writer.done == {0, 2}
         finish(writer, perfect)
     assert tree(tmp_path / "out") == tree(saved)
+
+
+def test_a_torn_stage_is_made_again(perfect, tmp_path):
+    half_written(tmp_path / "out", perfect)
+    torn = tmp_path / "out.partial" / "kept_cameras.npz"
+    torn.write_bytes(torn.read_bytes()[:-50])
+    with ResultWriter(tmp_path / "out", perfect.frames, resume=True) as writer:
+        assert writer.resumed and writer.kept("cameras") is None
+
+
+def test_work_of_another_version_is_refused(perfect, tmp_path):
+    half_written(tmp_path / "out", perfect)
+    begun = tmp_path / "out.partial" / "resume.json"
+    for version in ("0.0.9", None):
+        begun.write_text(json.dumps({**json.loads(begun.read_text()), "version": version}))
+        with pytest.raises(UsageError, match=f"begun by version {version} of unproject, this is"):
+            ResultWriter(tmp_path / "out", perfect.frames, resume=True)
+    assert array_path(tmp_path / "out.partial", 0).exists()
 
 
 def test_interrupted_work_is_neither_dropped_nor_mixed_silently(perfect, scene, tmp_path):

@@ -54,14 +54,18 @@ def make_world(
     flat: bool = False,
     radial: float = 0.0,
     arc: float = 1.2,
+    astray: float = 0.0,
     window: int | None = None,
     seed: int = 0,
 ) -> TrackWorld:
-    """Cameras on an arc of radius 4 around a cloud of radius 0.8; ``window`` limits how many views see a point."""
+    """Cameras on an arc of radius 4 around a cloud of radius 0.8; ``window`` limits how many views see a point.
+
+    They look at its middle, or up to ``astray`` beside it.
+    """
     rng = np.random.default_rng(seed)
     angle = np.linspace(0, arc, views)
     centre = np.stack([4 * np.sin(angle), 0.3 * np.sin(3 * angle), -4 * np.cos(angle)], axis=1)
-    rotation = looking_at_origin(centre)
+    rotation = looking_at_origin(centre - np.random.default_rng(seed).uniform(-astray, astray, centre.shape))
     cloud = 0.8 * rng.normal(size=(points, 3)).clip(-1.6, 1.6)
     if flat:
         cloud[:, 2] = 0

@@ -165,10 +165,10 @@ def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: n
     return colours
 
 
-def in_original_pixels(tracks: Tracks, work_scale: np.ndarray) -> Tracks:
-    """Tracks in pixels of the original files."""
-    factor = torch.as_tensor(1 / work_scale[tracks.view.numpy()], dtype=torch.float32)
-    return replace(tracks, uv=tracks.uv * factor[:, None])
+def rescaled(tracks: Tracks, factor: np.ndarray) -> Tracks:
+    """Tracks in other pixels, of which each view has so many (N) per pixel of before."""
+    of_row = torch.as_tensor(factor[tracks.view.numpy()], dtype=torch.float32)
+    return replace(tracks, uv=tracks.uv * of_row[:, None])
 
 
 def for_maps(cameras: Cameras, to_original: Sequence[Tensor]) -> Cameras:

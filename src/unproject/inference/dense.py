@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -23,6 +22,7 @@ from unproject.inference.measure import Measured, measure, without_movers
 from unproject.inference.merge import merge
 from unproject.inference.neighbours import Layout, SparseDepth
 from unproject.inference.view import View, make_view
+from unproject.inference.workers import one_frame_each
 from unproject.types import Cameras, FrameMaps
 
 CameraMotion = Literal["full", "rotation_only", "static"]
@@ -39,7 +39,7 @@ VIEWS_HELD = 96
 class DenseClip:
     """What depth is made from; everything at network resolution."""
 
-    images: Sequence[UInt8[np.ndarray, "H W 3"]]
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     """Read at random; sizes may differ between photos."""
     cameras: Cameras
     """For the pixels of ``images``."""
@@ -52,29 +52,25 @@ class DenseClip:
     """One per component of ``cameras``."""
 
 
-def dense_maps(clip: DenseClip, workers: int = 2) -> Iterator[FrameMaps]:
+def dense_maps(clip: DenseClip, frames: Sequence[int] | None = None, workers: int = 2) -> Iterator[FrameMaps]:
     """One result per frame, in order. Memory does not grow with a video; the maps of photos are held, 0.7 MiB each.
+
+    ``frames`` asks for some frames only (ascending): nothing is measured that only others need, and their results are
+    the same as if all had been asked for.
 
     Without parallax (a camera that only turns or rests, or no camera) no depth is claimed; motion is, where frames
     follow each other.
     """
-    torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    cv2.setNumThreads(1)  # one frame per thread is the better split, and OpenCV's setting is global
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from _Densifier(clip, pool).run(ahead=2 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(cv_threads)
-        torch.set_num_threads(torch_threads)
+    wanted = range(len(clip.images)) if frames is None else frames
+    with one_frame_each(workers) as pool:
+        yield from _Densifier(clip, wanted, pool).run(ahead=2 * workers)
 
 
 class _Densifier:
-    """All frames of one clip; remembers only what later frames need."""
+    """Frames of one clip; remembers only what later ones need."""
 
-    def __init__(self, clip: DenseClip, pool: ThreadPoolExecutor):
-        self.clip, self.pool = clip, pool
+    def __init__(self, clip: DenseClip, frames: Sequence[int], pool: ThreadPoolExecutor):
+        self.clip, self.frames, self.pool = clip, frames, pool
         cameras = clip.cameras
         self.layout = Layout(
             world_from_cam=cameras.world_from_cam.double().numpy(),
@@ -86,17 +82,18 @@ class _Densifier:
         self.view = lru_cache(VIEWS_HELD)(self._view)
         self.turn = lru_cache(VIEWS_HELD)(self._turn)
         self.sources = self._sources()
-        self.last_use = {source: frame for frame, sources in enumerate(self.sources) for source in sources}
+        self.last_use = {source: frame for frame in frames for source in self.sources[frame]}
         self.measured: dict[int, Future[Measured]] = {}
 
     def run(self, ahead: int) -> Iterator[FrameMaps]:
         """Results in order; measuring runs ahead of what is handed out."""
         waiting: deque[Future[FrameMaps]] = deque()
-        for frame, sources in enumerate(self.sources):
-            for soon in self.sources[frame : frame + ahead * neighbours.KEYFRAME_GAP]:
-                for source in soon:
+        for place, frame in enumerate(self.frames):
+            for soon in self.frames[place : place + ahead * neighbours.KEYFRAME_GAP]:
+                for source in self.sources[soon]:
                     if source not in self.measured:
                         self.measured[source] = self.pool.submit(self._measure, source)
+            sources = self.sources[frame]
             measured = {source: self.measured[source].result() for source in sources}
             waiting.append(self.pool.submit(self._frame, frame, measured))
             for source in sources:
@@ -175,7 +172,9 @@ class _Densifier:
         view = self.view(frame)
         if not measured:
             return self._without_depth(frame)
-        inverse_depth, precision = merge(view, [(self.view(source), one) for source, one in measured.items()])
+        # `merge` knows the frame itself by identity, and a cache that two threads fill at once gives out two objects.
+        views = [view if source == frame else self.view(source) for source in measured]
+        inverse_depth, precision = merge(view, list(zip(views, measured.values(), strict=True)))
         moves = self._motion(frame, inverse_depth, precision)
         moving = moves > 0.5
         stuck = next(iter(measured.values())).stuck  # of the nearest: what sticks to the image stays where it is

@@ -1,10 +1,11 @@
 """One pass over the input: tracks through all frames, which frames to solve with, small images for later."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -25,8 +26,54 @@ LOOP_POINTS, LOOP_INLIERS, LOOP_SHARE = 1500, 30, 0.5
 """Stricter than between photos: a false loop bends a whole clip."""
 PHOTO_SIDE, VIDEO_SIDE = 1280, 960
 """Long side at which points are found and followed, at most."""
+SHARP_SIDE = 1920
+"""Long side at which tracks of photos are sharpened, at most: a tenth more accurate than at 1280 (measured)."""
 NETWORK_AREA = 320 * 240
 """Pixels of the dense maps, at most; measured: three times the side costs nine times the time and gains nothing."""
+
+
+class Pictures:
+    """The frames of a source as later stages look at them; gone when closed.
+
+    Greys are kept of photos; of a video they are decoded anew, since an hour of them fills 30 GiB.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.small, self.kept, self._large = FrameStore(), FrameStore(), FrameStore()
+        video = source.kind == "video"
+        self.work_scale = work_scales(source.infos, VIDEO_SIDE if video else PHOTO_SIDE)
+        self.grey_scale = work_scales(source.infos, VIDEO_SIDE if video else SHARP_SIDE)
+        """N, pixels of ``greys`` per original pixel."""
+
+    def decode(self, progress: Progress, stage: str = "read") -> Iterator[np.ndarray]:
+        """Decode everything once, filling ``small`` (RGB at network size); pass on the greys at working size.
+
+        Those of photos are put into ``kept``, where they can be read at random.
+        """
+        for number, frame in enumerate(progress(self.source, stage, len(self.source))):
+            self.small.append(resize(frame.image, *network_size(frame.info)))
+            grey = _grey(frame, self.work_scale[number])
+            if self.source.kind == "images":
+                self.kept.append(grey)
+                self._large.append(_grey(frame, self.grey_scale[number]))
+            yield grey
+
+    @property
+    def greys(self) -> Iterable[np.ndarray]:
+        """What tracks are sharpened with, in order; after `decode`."""
+        if self.source.kind == "images":
+            return self._large
+        return (_grey(frame, self.grey_scale[number]) for number, frame in enumerate(self.source))
+
+    def __enter__(self) -> "Pictures":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for store in (self.small, self.kept, self._large):
+            store.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +85,30 @@ class Evidence:
     work_scale: np.ndarray
     """N, working pixels per original pixel."""
     keyframes: np.ndarray
-    small: FrameStore
-    """RGB at network size."""
-    infos: tuple[FrameInfo, ...]
     ordered: bool
     """The frames follow each other in time: a video, or a folder that holds one."""
 
-    @property
-    def network_scale(self) -> np.ndarray:
-        """N 2, network pixels per working pixel."""
-        network = np.array([network_size(info) for info in self.infos])
-        return network / (np.array([[info.width, info.height] for info in self.infos]) * self.work_scale[:, None])
 
-
-def gather(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
-    """Decode everything once, filling ``small``. Black pixels of the images in ``masks`` are ignored, as COLMAP does.
+def gather(pictures: Pictures, masks: Path | None, seed: int, progress: Progress) -> Evidence:
+    """Decode ``pictures`` and track. Black pixels of the images in ``masks`` are ignored, as COLMAP does.
 
     Raises:
         InputError: the source does not decode, or a mask has another size than its image.
     """
-    read = _from_video if source.kind == "video" else _from_images
-    return read(source, small, masks, seed, progress)
+    if pictures.source.kind == "video":
+        return _of_sequence(pictures.decode(progress, "read, track"), pictures, masks, seed)
+    for _ in pictures.decode(progress):
+        pass
+    photos = pictures.kept
+    if len(photos) > matches.FEW_VIEWS and follow_each_other(photos):
+        return _of_sequence(progress(photos, "track", len(photos)), pictures, masks, seed)
+    tracks = matches.match_all(photos, seed=seed, progress=progress)
+    return Evidence(
+        tracks=_in_place(tracks, pictures, masks),
+        work_scale=pictures.work_scale,
+        keyframes=np.arange(len(photos)),
+        ordered=False,
+    )
 
 
 def work_scales(infos: tuple[FrameInfo, ...], side: int) -> np.ndarray:
@@ -72,42 +122,15 @@ def network_size(info: FrameInfo) -> tuple[int, int]:
     return max(8, round(info.width * shrink)), max(8, round(info.height * shrink))
 
 
-def _from_video(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
-    scale = work_scales(source.infos, VIDEO_SIDE)
-
-    def greys() -> Iterator[np.ndarray]:
-        for number, frame in enumerate(progress(source, "read, track", len(source))):
-            small.append(resize(frame.image, *network_size(frame.info)))
-            yield _work_grey(frame, scale[number])
-
-    return _of_sequence(greys(), source.infos, scale, small, masks, seed)
+def network_scale(infos: Sequence[FrameInfo], work_scale: np.ndarray) -> np.ndarray:
+    """N 2, network pixels per working pixel."""
+    network = np.array([network_size(info) for info in infos])
+    return network / (np.array([[info.width, info.height] for info in infos]) * work_scale[:, None])
 
 
-def _from_images(source: Source, small: FrameStore, masks: Path | None, seed: int, progress: Progress) -> Evidence:
-    scale = work_scales(source.infos, PHOTO_SIDE)
-    with FrameStore() as greys:
-        for number, frame in enumerate(progress(source, "read", len(source))):
-            greys.append(_work_grey(frame, scale[number]))
-            small.append(resize(frame.image, *network_size(frame.info)))
-        if len(greys) > matches.FEW_VIEWS and follow_each_other(greys):
-            return _of_sequence(progress(greys, "track", len(greys)), source.infos, scale, small, masks, seed)
-        tracks = matches.match_all(greys, seed=seed, progress=progress)
-    tracks = _uncovered(_exact(tracks, source.infos, scale), masks, source.infos, scale)
-    everything = np.arange(len(source))
-    return Evidence(
-        tracks=tracks, work_scale=scale, keyframes=everything, small=small, infos=source.infos, ordered=False
-    )
-
-
-def _of_sequence(
-    greys: Iterable[np.ndarray],
-    infos: tuple[FrameInfo, ...],
-    scale: np.ndarray,
-    small: FrameStore,
-    masks: Path | None,
-    seed: int,
-) -> Evidence:
+def _of_sequence(greys: Iterable[np.ndarray], pictures: Pictures, masks: Path | None, seed: int) -> Evidence:
     """Frames that follow each other in time: tracked through all, solved at keyframes."""
+    infos, scale = pictures.source.infos, pictures.work_scale
     tracker, looked_at = KltTracker(), _loop_frames(len(infos))
     kept: dict[int, np.ndarray] = {}
     for number, grey in enumerate(greys):
@@ -115,10 +138,10 @@ def _of_sequence(
         if number in looked_at:
             kept[number] = grey
     tracks, loops = _with_loops(tracker.finish(), kept, seed)
-    tracks = _uncovered(_exact(tracks, infos, scale), masks, infos, scale)
+    tracks = _in_place(tracks, pictures, masks)
     side = float(max(infos[0].width, infos[0].height) * scale[0])
     keyframes = np.union1d(select_keyframes(tracks, len(infos), side), loops)
-    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, small=small, infos=infos, ordered=True)
+    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, ordered=True)
 
 
 def _loop_frames(frames: int) -> set[int]:
@@ -147,17 +170,23 @@ def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tupl
     return matches.merge(places, sure, tracks), np.unique([[m.a, m.b] for m in sure])
 
 
-def _work_size(info: FrameInfo, scale: float) -> tuple[int, int]:
+def _size(info: FrameInfo, scale: float) -> tuple[int, int]:
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
 
-def _work_grey(frame: Frame, scale: float) -> np.ndarray:
-    return resize(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), *_work_size(frame.info, scale))
+def _grey(frame: Frame, scale: float) -> np.ndarray:
+    return resize(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), *_size(frame.info, scale))
 
 
-def _exact(tracks: Tracks, infos: tuple[FrameInfo, ...], scale: np.ndarray) -> Tracks:
-    """Tracks as if the working images had not been rounded to whole pixels: original pixels times ``scale`` exactly."""
-    sizes = np.array([_work_size(info, factor) for info, factor in zip(infos, scale, strict=True)])
+def _in_place(tracks: Tracks, pictures: Pictures, masks: Path | None) -> Tracks:
+    """Tracks in original pixels times ``work_scale``, without those on masks."""
+    infos, scale = pictures.source.infos, pictures.work_scale
+    return _uncovered(_as_if_exact(tracks, infos, scale), masks, infos, scale)
+
+
+def _as_if_exact(tracks: Tracks, infos: tuple[FrameInfo, ...], scale: np.ndarray) -> Tracks:
+    """Tracks as if the working images had not been rounded to whole pixels."""
+    sizes = np.array([_size(info, factor) for info, factor in zip(infos, scale, strict=True)])
     exact = np.array([[info.width, info.height] for info in infos]) * scale[:, None]
     factor = torch.as_tensor((exact / sizes)[tracks.view.numpy()], dtype=torch.float32)
     return replace(tracks, uv=tracks.uv * factor)

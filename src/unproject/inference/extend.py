@@ -32,7 +32,7 @@ def extended(solved: Solved, tracks: Tracks, keyframes: np.ndarray, prior: Camer
     of_chunk = np.where(free[seen.view] & trusted[seen.point], seen.view // CHUNK, len(starts))
     for start, rows in zip(starts, rows_of(of_chunk, len(starts) + 1), strict=False):  # the last are of no chunk
         chunk = slice(start, start + CHUNK)
-        part = _resected_chunk(seen.select(rows), state, chunk, free, solved.motion == "full")
+        part = _resected_chunk(seen.select(rows), state, chunk, free, solved)
         state.rotation[chunk], state.centre[chunk] = part.rotation, part.centre
     if solved.motion == "full":
         good = structure.inliers(seen, state, 4.0) & trusted[seen.point]
@@ -70,7 +70,7 @@ def _observations(tracks: Tracks, frames: np.ndarray, solved: Solved, prior: Cam
     return Observations(view=view, point=point, xy=xy, weight=tracks.weight.numpy()[keep].astype(np.float64))
 
 
-def _resected_chunk(seen: Observations, state: State, chunk: slice, free: np.ndarray, moves: bool) -> State:
+def _resected_chunk(seen: Observations, state: State, chunk: slice, free: np.ndarray, solved: Solved) -> State:
     """The frames of ``chunk``, the free ones fitted to the points of ``seen``; no more points than those."""
     names, point = np.unique(seen.point, return_inverse=True)
     part = replace(
@@ -81,4 +81,6 @@ def _resected_chunk(seen: Observations, state: State, chunk: slice, free: np.nda
         points=state.points[names],
     )
     near = replace(seen, view=seen.view - chunk.start, point=point)
-    return structure.resected(near, part, free[chunk], moves=moves) if len(near) else part
+    if not len(near):
+        return part
+    return structure.resected(near, part, free[chunk], moves=solved.motion == "full", scale_px=solved.scale_px)

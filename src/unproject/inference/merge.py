@@ -11,6 +11,8 @@ from unproject.inference.view import View, inside, landing, lookup, relative_dep
 
 AGREEMENT = 0.06
 """Relative difference of inverse depth between maps that speak of the same surface."""
+UNSURE = np.float32(1e-6)
+"""Weight of the guess: it is all there is where no map knows anything."""
 
 
 def merge(
@@ -21,14 +23,13 @@ def merge(
     The nearest source comes first, the frame itself if it was measured.
     """
     guess = _first_guess(view, sources)
-    total = np.full(guess.shape, 1e-6, np.float32)
-    summed = total * guess
+    total, summed = np.zeros_like(guess), np.zeros_like(guess)
     for source in sources:
         implied, precision = _implied(view, *source, guess)
         precision *= np.exp(-(((implied / guess - 1) / AGREEMENT) ** 2))
         summed += precision * implied
         total += precision
-    return summed / total, total / len(sources)
+    return (summed + UNSURE * guess) / (total + UNSURE), total / len(sources)
 
 
 def _first_guess(view: View, sources: Sequence[tuple[View, Measured]]) -> Float32[np.ndarray, "H W"]:

@@ -26,8 +26,8 @@ GREY_NOISE = 6.0
 CHANGED = 0.35
 """Difference in brightness, in units of noise, below which a patch is the same."""
 PATCH = 7
-TEXTURE, LEAST_TEXTURE = 0.7, 50
-"""Slope of grey per pixel in a patch that is not plain sky; so many places, 4 pixels apart, fix a homography."""
+TEXTURE, LEAST_TO_FIT = 0.7, 16
+"""Slope of grey per pixel in a patch that is not plain sky; so many places of it, 4 pixels apart, fix a homography."""
 SHIFT_PX, LEAST_SHIFTED = 8.0, 4
 """How far the scene must go in the image, in how many frames, to tell it from what sticks to the camera."""
 SURVIVAL = 0.4
@@ -142,7 +142,8 @@ def turn(
 ) -> Float[np.ndarray, "3 3"]:
     """Homography target_from_source of most of the texture, by flow from ``start``, or ``start`` where flow does worse.
 
-    A fundamental matrix would take a mover for parallax. A sky can be most of an image: only texture is asked.
+    A fundamental matrix would take a mover for parallax. A sky can be most of an image: only texture is asked, and
+    only what the target sees.
     """
     rows, columns = np.nonzero(_textured(source)[2::4, 2::4])
     rows, columns = rows * 4 + 2, columns * 4 + 2
@@ -150,7 +151,7 @@ def turn(
     for threshold_px in (1.0, 0.5, None):
         rest = rest_by_homography(found, source.shape, target, 1)
         seen = inside(rest.uv, target)[rows, columns]
-        if seen.sum() < LEAST_TEXTURE:
+        if seen.sum() < LEAST_TO_FIT:
             break
         flow = flow_between(source, lookup(target, rest.uv))[rows, columns][seen]
         left_px = float(np.median(length(flow)))

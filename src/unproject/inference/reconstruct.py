@@ -5,9 +5,11 @@ import re
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from unproject.errors import MemoryLimitError, UsageError
-from unproject.inference import assemble, dense, problem, tracks3d
-from unproject.inference.evidence import Evidence, gather, network_size
+from unproject.inference import assemble, checkpoint, dense, problem, tracks3d
+from unproject.inference.evidence import Evidence, Pictures, gather, network_scale, network_size
 from unproject.inference.extend import extended
-from unproject.inference.refine import Solved, solve_component
+from unproject.inference.refine import Solved, polished, solve_component
+from unproject.inference.sharpen import sharpened
+from unproject.io import schema
 from unproject.io.cameras import MatchedCameras, read_cameras
-from unproject.io.frame_store import FrameStore
 from unproject.io.images import to_original
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
@@ -109,9 +112,10 @@ def reconstruct(
     """Cameras, depth, motion and tracks of a video, a folder, a glob or image files (see `open_source`).
 
     With ``output`` the result is written there frame by frame and memory does not grow with the maps; without, they are
-    held in memory. ``cameras`` names a file of known cameras, which are kept and reported; ``masks`` a folder of images
-    whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was found than asked for, and
-    ``provenance["notes"]`` says what.
+    held in memory. ``resume`` goes on from the stages and frames that an interrupted run has done, to the maps, points
+    and cameras it would have ended in. ``cameras`` names a file of known cameras, which are kept and reported;
+    ``masks`` a folder of images whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was
+    found than asked for, and ``provenance["notes"]`` says what.
 
     Raises:
         InputError: something cannot be read, or contradicts itself.
@@ -122,21 +126,26 @@ def reconstruct(
     opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
     _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
+    masked = None if masks is None else Path(masks)
     settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed}
     with ExitStack() as stack:
         writer = None
         if output is not None:
-            identity = {**settings, "input": opened.content_hash}
+            identity = {**settings, "sha256": checkpoint.inputs_of(opened, known, masked)}
             writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
             stack.enter_context(writer)
         stack.enter_context(threadpool_limits(1, "blas"))  # the solver's matrices are small: threads only wait
-        small = stack.enter_context(FrameStore())
+        pictures = stack.enter_context(Pictures(opened))
         with clock("read"):
-            evidence = gather(opened, small, None if masks is None else Path(masks), seed, progress)
+            read = partial(gather, pictures, masked, seed, progress)
+            evidence = checkpoint.stage(writer, "evidence", Evidence, read)
+            if not len(pictures.small):  # the tracks are those of an interrupted run
+                deque(pictures.decode(progress), maxlen=0)
         with clock("solve"):
-            solution = _solve(opened, evidence, known, seed, progress)
+            solve = partial(_solve, pictures, evidence, known, seed, progress)
+            solution = checkpoint.stage(writer, "solution", _Solution, solve)
         with clock("depth"):
-            maps, tracks = _densify(opened, evidence, solution, writer, progress)
+            maps, tracks = _densify(pictures, evidence, solution, writer, progress)
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
         result = Reconstruction(
             frames=opened.infos,
@@ -145,7 +154,7 @@ def reconstruct(
             sparse=solution.sparse,
             tracks=tracks,
             scale=scale,
-            provenance=_provenance(opened, settings, known, solution, clock),
+            provenance=_provenance(opened, settings, known, solution, clock, writer is not None and writer.resumed),
         )
         return result if writer is None else writer.finish(result)
 
@@ -154,28 +163,48 @@ def reconstruct(
 class _Solution:
     parts: list[Solved]
     cameras: Cameras
+    tracks: Tracks
+    """Those of the evidence, placed anew with the help of the cameras."""
     sparse: Points3D | None
     notes: list[str]
 
 
 def _solve(
-    opened: Source, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
+    pictures: Pictures, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
 ) -> _Solution:
-    """Cameras of every connected part, on keyframes first, then on all frames."""
-    infos, tracks, scale = opened.infos, evidence.tracks, evidence.work_scale
+    """Cameras of every connected part, on keyframes first, then on all frames; then again with sharpened tracks."""
+    infos, scale = pictures.source.infos, evidence.work_scale
     prior = assemble.make_prior(infos, known, scale)
+    rigid = evidence.tracks.weight.numpy() >= LEAST_TRUST
+    on_keyframes = rigid & np.isin(evidence.tracks.view.numpy(), evidence.keyframes)
+    straight = assemble.ideal_tracks(evidence.tracks, known, scale)
+    components = problem.connected_views(_rows(straight, on_keyframes), len(infos))
+    parts = [
+        solve_component(_rows(straight, on_keyframes), views, prior, seed=seed)
+        for views in progress(components, "solve")
+    ]
+    whole = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
+    cameras = assemble.cameras_of(whole, infos, prior, known, scale)
+    tracks = _sharpened(pictures, evidence, whole, cameras, progress)
     straight = assemble.ideal_tracks(tracks, known, scale)
-    straight = _rows(straight, straight.weight.numpy() >= LEAST_TRUST)
-    on_keyframes = _rows(straight, np.isin(straight.view.numpy(), evidence.keyframes))
-    parts = []
-    for views in progress(problem.connected_views(on_keyframes, len(infos)), "solve"):
-        part = solve_component(on_keyframes, views, prior, seed=seed)
-        parts.append(extended(part, straight, evidence.keyframes, prior))
+    parts = [polished(part, _rows(straight, on_keyframes), prior) for part in parts]
+    parts = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(parts, infos, prior, known, scale)
-    colours = assemble.track_colours(tracks, evidence.small, evidence.network_scale)
+    colours = assemble.track_colours(tracks, pictures.small, network_scale(infos, scale))
     full = [part for part in parts if part.motion == "full"]
     sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
-    return _Solution(parts=parts, cameras=cameras, sparse=sparse, notes=_notes(parts, cameras, infos))
+    return _Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
+
+
+def _sharpened(
+    pictures: Pictures, evidence: Evidence, parts: list[Solved], cameras: Cameras, progress: Progress
+) -> Tracks:
+    """The tracks as the largest greys at hand show them, back in working pixels."""
+    of_greys, larger = pictures.grey_scale, pictures.grey_scale / evidence.work_scale
+    there = assemble.for_maps(cameras, [torch.diag(torch.tensor([1 / s, 1 / s, 1.0])) for s in of_greys])
+    tracks = assemble.rescaled(evidence.tracks, larger)
+    tracks = sharpened(tracks, parts, there, pictures.greys, ordered=evidence.ordered, progress=progress)
+    return assemble.rescaled(tracks, 1 / larger)
 
 
 def _rows(tracks: Tracks, keep: np.ndarray) -> Tracks:
@@ -202,29 +231,42 @@ def _notes(parts: list[Solved], cameras: Cameras, infos: Sequence[FrameInfo]) ->
 
 
 def _densify(
-    opened: Source, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
+    pictures: Pictures, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
 ) -> tuple[Sequence[FrameMaps], MovingTracks]:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
-    original = assemble.in_original_pixels(evidence.tracks, evidence.work_scale)
+    original = assemble.rescaled(solution.tracks, 1 / evidence.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
-    held: list[FrameMaps] = []
-    places = [to_original(network_size(info), (info.width, info.height)) for info in opened.infos]
+    infos = pictures.source.infos
+    places = [to_original(network_size(info), (info.width, info.height)) for info in infos]
     clip = dense.DenseClip(
-        images=evidence.small,
+        images=pictures.small,
         cameras=assemble.for_maps(solution.cameras, places),
         sparse=assemble.sparse_depths(solution.parts, original, solution.cameras, places),
         to_original=places,
         ordered=evidence.ordered,
         camera_motion=[part.motion for part in solution.parts],
     )
-    stream = dense.dense_maps(clip)
-    for index, maps in enumerate(progress(stream, "depth", len(opened))):
+    held: list[FrameMaps] = []
+    for index, maps in enumerate(progress(_all_maps(clip, writer), "depth", len(infos))):
         lifter.add(index, maps)
         if writer is None:
             held.append(maps)
-        else:
-            writer.write(index, maps)
     return (held if writer is None else writer.maps), lifter.finish()
+
+
+def _all_maps(clip: dense.DenseClip, writer: ResultWriter | None) -> Iterator[FrameMaps]:
+    """The maps of every frame as a disk gives them back: read where they lie there already, else made and written."""
+    frames = range(len(clip.images))
+    done = frozenset() if writer is None else frozenset(writer.done)
+    made = dense.dense_maps(clip, [frame for frame in frames if frame not in done])
+    for frame in frames:
+        if writer is not None and frame in done:
+            yield writer.maps[frame]
+            continue
+        maps = schema.rounded(next(made))
+        if writer is not None:
+            writer.write(frame, maps)
+        yield maps
 
 
 def _check_device(device: str, dtype: str) -> None:
@@ -260,7 +302,12 @@ class _Clock:
 
 
 def _provenance(
-    opened: Source, settings: dict[str, Any], known: MatchedCameras | None, solution: _Solution, clock: _Clock
+    opened: Source,
+    settings: dict[str, Any],
+    known: MatchedCameras | None,
+    solution: _Solution,
+    clock: _Clock,
+    resumed: bool,
 ) -> dict[str, Any]:
     cameras, parts = solution.cameras, solution.parts
     complete = bool(cameras.found.all()) and len(parts) == 1 and parts[0].motion == "full"
@@ -278,6 +325,7 @@ def _provenance(
         "parts": [
             {"frames": len(part.views), "motion": part.motion, "explained": float(part.good.mean())} for part in parts
         ],
+        "resumed": resumed,
         "timings_s": clock.seconds,
         "peak_memory_gib": round(rss / 2**20 / (1024 if sys.platform == "darwin" else 1), 3),
     }

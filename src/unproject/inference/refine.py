@@ -30,6 +30,10 @@ WELL_EXPLAINED, FEW_VIEWS = 0.85, 40
 """Share of observations within 4 px that leaves no doubt; views up to which another start costs little."""
 FEW_OBSERVATIONS = 60_000
 """Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
+SHARPEST_PX = 0.25
+"""Robust scale of refined tracks, at least; the smaller, the less movers and false matches bend the cameras."""
+LEAST_FOCAL = 0.4
+"""Share of the focal length at the start below which the angle loss has let it run off."""
 STATIC_PX = 0.5
 """Where nothing moves more than this, the camera stands still."""
 
@@ -49,6 +53,8 @@ class Solved:
     """Which of them the solution explains (bool)."""
     track: np.ndarray
     """Track number of each point."""
+    scale_px: float = 1.0
+    """Robust scale that suits the noise of its tracks."""
 
 
 def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, seed: int = 0) -> Solved:
@@ -72,6 +78,36 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     else:
         state = _best_of_starts(picked, pairs, prior, seed)
     return _finished(views, state, "full", seen, track, prior)
+
+
+def polished(solved: Solved, tracks: Tracks, prior: CameraPrior) -> Solved:
+    """The same solution fitted to its tracks as they were placed anew (`unproject.inference.sharpen`).
+
+    The robust scale follows the noise: four times the median error, between `SHARPEST_PX` and 1 pixel.
+    """
+    if solved.motion != "full":
+        return solved
+    prior = prior.of(solved.views)
+    seen, _ = problem.observations(tracks, solved.views, prior)
+    seen = seen.select(np.isin(seen.point, solved.seen.point))
+    chosen = seen
+    if len(seen) > FEW_OBSERVATIONS:
+        chosen = seen.select(problem.picked(seen, len(solved.views), np.random.default_rng(0)))
+    names = np.unique(chosen.point)
+    chosen = problem.numbered(chosen)
+    state = replace(solved.state, points=solved.state.points[names])
+    state = _resolved(chosen, state, prior, scale_px=1.0, limit_px=4.0)
+    error_px = np.linalg.norm(reprojection.residuals("pixel", chosen, state), axis=1)
+    scale_px = float(np.clip(4 * np.median(error_px), SHARPEST_PX, 1.0))
+    state = _resolved(chosen, state, prior, scale_px=scale_px, limit_px=max(8 * scale_px, 2.0))
+    points = solved.state.points.copy()
+    state, points[names] = replace(state, points=points), state.points
+    if len(chosen) < len(seen):
+        state = structure.with_points(seen, state, len(points), scale_px=scale_px)
+    if not prior.posed.any():
+        state = _unit_depth(seen, state)
+    good = structure.inliers(seen, state, 4.0)
+    return replace(solved, state=state, seen=seen, good=good, scale_px=scale_px)
 
 
 def _best_of_starts(seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int) -> State:
@@ -168,13 +204,21 @@ def _placed(seen: Observations, state: State, prior: CameraPrior, seed: int) -> 
 def _narrowed(seen: Observations, state: State, prior: CameraPrior) -> State:
     """Everything free, the robust scale shrinking from 20 to 1 pixel, then the polish in image pixels with k1."""
     many = len(prior.group) > 2
-    rigid, loose = _free(prior), _free(prior, focal=many)
-    state = bundle.solve(seen, state, rigid, kind="angle", scale_px=20.0, iterations=30)
+    state = bundle.solve(seen, state, _free(prior), kind="angle", scale_px=20.0, iterations=30)
+    narrow, near = _by_angle(seen, state, _free(prior, focal=many))
+    # The chord carries f: where the views hardly tell it (a plane, a straight path), it is cheapest at nothing.
+    if (narrow.focal < LEAST_FOCAL * state.focal).any():
+        narrow, near = _by_angle(seen, state, _free(prior))
+    return bundle.solve(near, narrow, _free(prior, focal=many, radial=many), kind="pixel", scale_px=1.0, iterations=30)
+
+
+def _by_angle(seen: Observations, state: State, free: Free) -> tuple[State, Observations]:
+    """The robust scale from 5 to 1 pixel of chord, and what is not pruned on the way."""
     for scale_px, iterations, prune_px in ((5.0, 20, np.inf), (2.0, 30, 8.0), (1.0, 40, 4.0), (1.0, 15, np.inf)):
-        state = bundle.solve(seen, state, loose, kind="angle", scale_px=scale_px, iterations=iterations)
+        state = bundle.solve(seen, state, free, kind="angle", scale_px=scale_px, iterations=iterations)
         error = np.linalg.norm(reprojection.residuals("angle", seen, state), axis=1)
         seen = seen.select(error < prune_px)
-    return bundle.solve(seen, state, _free(prior, focal=many, radial=many), kind="pixel", scale_px=1.0, iterations=30)
+    return state, seen
 
 
 def _repaired(seen: Observations, state: State, prior: CameraPrior) -> State:

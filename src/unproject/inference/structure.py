@@ -18,12 +18,14 @@ def world_rays(seen: Observations, state: State) -> np.ndarray:
 
 
 def undistorted(xy: np.ndarray, focal: np.ndarray, radial: np.ndarray) -> np.ndarray:
-    """Centred pixels without k1: eight fixed-point rounds, exact to 1e-9 px for the lenses that k1 describes."""
-    plane = xy / focal[:, None]
-    ideal = plane
+    """Centred pixels without k1, by Newton steps on the radius; what lies beyond the lens's fold is put on the fold."""
+    bent = np.linalg.norm(xy, axis=1) / focal
+    fold = 1 / np.sqrt(np.maximum(-3 * radial, 1e-12))
+    radius = bent
     for _ in range(8):
-        ideal = plane / (1 + radial * (ideal**2).sum(1)).clip(0.2)[:, None]
-    return ideal * focal[:, None]
+        slope = (1 + 3 * radial * radius**2).clip(1e-3)
+        radius = np.minimum(radius - (radius * (1 + radial * radius**2) - bent) / slope, fold)
+    return xy * (radius / np.maximum(bent, 1e-12))[:, None]
 
 
 def far_points(seen: Observations, state: State) -> np.ndarray:
@@ -65,12 +67,14 @@ def with_points(seen: Observations, state: State, count: int, *, scale_px: float
     return bundle.solve(seen, started, free, kind="pixel", scale_px=scale_px, iterations=8)
 
 
-def resected(seen: Observations, state: State, views: np.ndarray, *, moves: bool = True) -> State:
+def resected(
+    seen: Observations, state: State, views: np.ndarray, *, moves: bool = True, scale_px: float = 1.0
+) -> State:
     """``state`` with the poses of ``views`` (bool, V) fitted to frozen points; only turned unless ``moves``."""
     no_group = np.zeros(len(state.log_focal), bool)
     free = bundle.Free(rotation=views, centre=views & moves, focal=no_group, radial=no_group, points=False)
     wide = bundle.solve(seen, state, free, kind="angle", scale_px=8.0, iterations=15)
-    return bundle.solve(seen, wide, free, kind="pixel", scale_px=1.0, iterations=15)
+    return bundle.solve(seen, wide, free, kind="pixel", scale_px=scale_px, iterations=15)
 
 
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:

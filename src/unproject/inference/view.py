@@ -13,6 +13,8 @@ from unproject.geometry import camera
 
 FARTHEST_PX = 1e4
 """OpenCV looks pixels up with 16 bits; what lands farther away is outside any image all the same."""
+LEAST_SIDE = 12
+"""Pixels of the longer side below which dense inverse search refuses an image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,4 +130,7 @@ def flow_between(
     search = cv2.DISOpticalFlow.create(presets[thorough])
     search.setFinestScale(0)
     search.setVariationalRefinementIterations(2 if thorough else 0)
-    return search.calc(source, target, None)
+    height, missing = len(source), LEAST_SIDE - len(source)
+    if max(source.shape) < LEAST_SIDE:
+        source, target = (cv2.copyMakeBorder(grey, 0, missing, 0, 0, cv2.BORDER_REPLICATE) for grey in (source, target))
+    return search.calc(source, target, None)[:height]

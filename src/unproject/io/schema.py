@@ -5,6 +5,7 @@ Reading trusts nothing: what does not fit is an `InputError` that names the file
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,20 +31,23 @@ def round_mantissa(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(torch.isfinite(rounded), rounded, value.float())
 
 
+def rounded(maps: FrameMaps) -> FrameMaps:
+    """The maps as the disk gives them back; rounding them again changes nothing."""
+    return replace(
+        maps,
+        depth=round_mantissa(maps.depth),
+        confidence=_levels(maps.confidence),
+        motion=_levels(maps.motion),
+        to_original=maps.to_original.double(),
+        scene_flow=None if maps.scene_flow is None else round_mantissa(maps.scene_flow),
+    )
+
+
 def maps_to_arrays(maps: FrameMaps) -> dict[str, np.ndarray]:
     """The arrays of `arrays/NNNNNN.npz`, rounded as this module says."""
-    arrays = {
-        "depth": round_mantissa(maps.depth),
-        "valid": maps.valid,
-        "confidence": _levels(maps.confidence),
-        "motion": _levels(maps.motion),
-        "to_original": maps.to_original.double(),
-    }
-    if maps.rgb is not None:
-        arrays["rgb"] = maps.rgb
-    if maps.scene_flow is not None:
-        arrays["scene_flow"] = round_mantissa(maps.scene_flow)
-    return {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+    whole = rounded(maps)
+    tensors = {name: getattr(whole, name) for name in MAP_ARRAYS}
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items() if value is not None}
 
 
 def _levels(share: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,10 +63,7 @@ class Source:
 
         It does not depend on which frames of a video were selected.
         """
-        total = hashlib.sha256()
-        for path in dict.fromkeys(info.file for info in self.infos):
-            total.update(f"{os.path.getsize(path)} {_digest(path).hex()}\n".encode())
-        return total.hexdigest()
+        return hash_of_files(dict.fromkeys(info.file for info in self.infos))
 
 
 def open_source(
@@ -274,6 +271,14 @@ def _twin_notes(paths: list[Path]) -> list[str]:
         if original != path:
             notes.append(f"{path.name} is the same picture as {original.name}")
     return notes
+
+
+def hash_of_files(paths: Iterable[str | Path]) -> str:
+    """SHA-256 over sizes and bytes of the files in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{os.path.getsize(path)} {_digest(path).hex()}\n".encode())
+    return total.hexdigest()
 
 
 def _digest(path: str | Path) -> bytes:

@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,8 @@ class ResultWriter:
     """Takes the maps of one frame after the other, then the rest, and puts the finished folder in place.
 
     While the work lasts it lies in ``<folder>.partial`` (``<folder>/.partial`` where the folder exists already). A run
-    that stops leaves it there once a frame is done, and ``resume`` goes on from it; `done` tells which frames to skip.
+    that stops leaves it there once a stage or a frame is done, and ``resume`` goes on from it; `kept` gives back the
+    stages, `done` tells which frames to skip.
 
     Args:
         folder: where the result shall lie.
@@ -41,7 +43,7 @@ class ResultWriter:
 
     Raises:
         UsageError: the folder is not empty (or interrupted work waits) and neither flag was given; or the interrupted
-            work has other settings.
+            work has other settings, or is of another version of this package.
         UnprojectError: no permission, no space; one line with the remedy.
     """
 
@@ -58,11 +60,19 @@ class ResultWriter:
         self.frames = tuple(frames)
         self.partial = _partial_folder(self.target)
         self._finished = False
-        identity = disk.plain({"frames": [asdict(info) for info in frames], "settings": settings or {}})
+        identity = disk.plain(
+            {
+                "version": version("unproject"),
+                "frames": [asdict(info) for info in frames],
+                "settings": settings or {},
+            }
+        )
         waiting = (self.partial / "resume.json").exists() and _worth_keeping(self.partial)
         with disk.explained(self.target):
             _admit(self.target, self.partial, waiting, overwrite=overwrite, resume=resume)
-            if waiting and resume:
+            self.resumed = waiting and resume
+            """There was interrupted work to go on from."""
+            if self.resumed:
                 _check_same_run(self.partial, identity)
             else:
                 _remove_own(self.partial)
@@ -91,9 +101,9 @@ class ResultWriter:
         disk.write_npz(self.partial / f"kept_{name}.npz", arrays)
 
     def kept(self, name: str) -> dict[str, np.ndarray] | None:
-        """What `keep` put aside under this name, or None."""
+        """What `keep` put aside under this name, or None (as where the file is torn: like frames, it is made again)."""
         path = self.partial / f"kept_{name}.npz"
-        return disk.read_npz(path) if path.exists() else None
+        return disk.read_npz(path) if zipfile.is_zipfile(path) else None
 
     @property
     def maps(self) -> LazyMaps:
@@ -169,6 +179,12 @@ def _check_same_run(partial: Path, identity: Any) -> None:
         before = disk.read_json(partial / "resume.json")
     except InputError as error:
         raise UsageError(f"{partial} is damaged and cannot be resumed; overwrite starts again") from error
+    theirs = before.get("version") if isinstance(before, dict) else None
+    if theirs != identity["version"]:
+        raise UsageError(
+            f"{partial} was begun by version {theirs} of unproject, this is {identity['version']}: "
+            "resume with that one, or overwrite it"
+        )
     if before != identity:
         raise UsageError(f"{partial} was begun with other inputs or settings; give the same ones, or overwrite it")
 

@@ -18,6 +18,8 @@ DISTRUST = 0.1
 LEAST_TRUST = 0.2
 LEAST_MOTION_PX = 2.0
 """Less motion than this tells nothing of who moves by himself."""
+LEAST_SURVIVING = 0.03
+"""Share of points: where fewer outlive a frame it is a cut, and they are chance (measured: up to 2 %)."""
 ALIKE_GREY = 10.0
 """Grey levels apart at which a neighbour's flow tells little of a point's (`follow`)."""
 _OFFSETS = np.stack(np.meshgrid(*[np.arange(-PATCH, PATCH + 1, dtype=np.float32)] * 2), -1).reshape(-1, 2)
@@ -109,6 +111,8 @@ class KltTracker:
         keep = np.flatnonzero(forth & returned & inside & (error < self.forward_backward_px))
         correlation = (_patches(grey, uv[keep]) * points.template[keep]).sum(1)
         alike = correlation > self.least_correlation
+        if alike.sum() < LEAST_SURVIVING * len(points.uv):
+            alike[:] = False
         keep = keep[alike]
         trust = correlation[alike].clip(max=1.0) * np.exp(-((error[keep] / self.forward_backward_px) ** 2))
         self._alive = points.kept(keep, uv[keep], uv[keep] - points.uv[keep], trust)
@@ -240,7 +244,7 @@ def follow_each_other(greys: Sequence[np.ndarray]) -> bool:
     if len(greys) < 2 or len({image.shape for image in greys}) > 1:
         return False
     steady = 0
-    for number in np.linspace(0, len(greys) - 2, 8).round().astype(int):
+    for number in np.linspace(0, len(greys) - 2, 8).round().astype(int).tolist():
         tracker = KltTracker(target=300)
         tracker.feed(greys[number])
         before, numbers = tracker._alive.uv, tracker._alive.number
