@@ -63,7 +63,7 @@ def undistort(xy: Float[Tensor, "*#batch P 2"], distortion: Float[Tensor, "*#bat
 
 def _undistort(xy: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
     """Undistorted points, and whether their distortion gives back `xy`. Starts inside the fold and never leaves it."""
-    batch = torch.broadcast_shapes(xy.shape[:-2], distortion.shape[:-1])
+    batch = torch.broadcast_tensors(xy.new_empty(xy.shape[:-2]), distortion[..., 0])[0].shape
     xy = xy.expand(*batch, *xy.shape[-2:])
     tolerance = 8 * torch.finfo(xy.dtype).eps
     guess, damping = xy, torch.ones_like(xy[..., :1])

@@ -16,7 +16,8 @@ def from_rt(
     rotation: Float[Tensor, "*#batch 3 3"], translation: Float[Tensor, "*#batch 3"]
 ) -> Float[Tensor, "*batch 4 4"]:
     """The 4x4 transform x -> rotation x + translation."""
-    batch = torch.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])
+    # Not torch.broadcast_shapes: its first call imports sympy, which takes a second.
+    batch = torch.broadcast_tensors(rotation[..., 0, 0], translation[..., 0])[0].shape
     top = torch.cat([rotation.expand(*batch, 3, 3), translation.expand(*batch, 3)[..., None]], dim=-1)
     bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)
     return torch.cat([top, bottom], dim=-2)
