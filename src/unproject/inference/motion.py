@@ -74,8 +74,10 @@ def _unexplained_flow(grey: np.ndarray, rest: Rest) -> Float32[np.ndarray, "H W"
         share = np.einsum("hwc,hwc->hw", flow, rest.slack) / np.maximum(square, 1e-12)
         flow -= np.clip(share, -1, 1)[..., None] * rest.slack
     size, seen = length(flow), inside(rest.uv, rest.grey)
+    common = np.median(size) / USUAL_PX
     firm = size[seen & _textured(grey)]
-    common = min(np.median(size), np.median(firm) if len(firm) else np.inf) / USUAL_PX
+    if rest.slack is None and len(firm):  # a turn is the same for all; depth is worst where there is no texture
+        common = min(common, np.median(firm) / USUAL_PX)
     size /= max(common, 1)
     size[~seen] = np.nan
     return size
