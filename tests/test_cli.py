@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -209,6 +210,15 @@ def test_bars_are_drawn_only_where_somebody_looks(work, capsys, monkeypatch, arg
     said = capsys.readouterr()
     assert ("track" in said.err and "3/3" in said.err) == drawn
     assert "3/3" not in said.out
+
+
+def test_threads_do_not_wait_in_circles_unless_asked_to(work, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert cli.main(["reconstruct", "clip.mp4", "-o", "out"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert cli.main(["reconstruct", "clip.mp4", "-o", "out"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_doctor(capsys):

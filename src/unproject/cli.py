@@ -177,6 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 ok, 1 failed, 2 usage, 3 input unreadable, 4 weights missing, 5 out of memory, 6 partial result, 130 interrupted.
     """
+    # Threads of torch that wait by turning in circles take the processor from those they wait for: on a busy machine
+    # `validate` took seven times as long. Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(_version("unproject"))

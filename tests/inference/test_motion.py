@@ -90,7 +90,7 @@ def test_turning_is_found_next_to_a_mover() -> None:
     rotation = (torch.linalg.inv(second) @ first)[:3, :3].numpy()
     matrix = intrinsics().double().numpy()
     truth = rest_by_homography(matrix @ rotation @ np.linalg.inv(matrix), source.grey.shape, target.grey, 1).uv
-    found = rest_by_homography(turn(source.grey, target.grey), source.grey.shape, target.grey, 1).uv
+    found = rest_by_homography(turn(source.grey, target.grey, np.eye(3)), source.grey.shape, target.grey, 1).uv
     assert np.abs(found - truth).max() < 0.4
 
 

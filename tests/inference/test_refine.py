@@ -58,6 +58,19 @@ def test_a_camera_that_only_turns_gets_no_depth() -> None:
     assert (solved.state.centre == 0).all()
 
 
+def test_a_camera_that_only_turns_before_many_movers_gets_no_depth() -> None:
+    """Where they defeat the homographies, movers pass for parallax; the path that they bend the turn into is short."""
+    world = make_world(16, 600, turn_only=True, noise_px=0.5)
+    view, track = world.tracks.view.numpy(), world.tracks.track.numpy()
+    way = np.cumsum(np.random.default_rng(1).normal(0, 3, (16, 8, 2)), 0)
+    uv = world.tracks.uv.numpy().copy()
+    uv[track < 240] += way[view, track // 30 % 8][track < 240]
+    tracks = replace(world.tracks, uv=torch.as_tensor(uv))
+    solved = refine.solve_component(tracks, np.arange(16), world.prior())
+    assert solved.motion == "rotation_only"
+    assert solved.state.focal[0] == pytest.approx(world.focal, rel=0.02)
+
+
 def test_a_camera_at_rest() -> None:
     world = make_world(6)
     still = world.tracks.uv[world.tracks.view == 0].repeat_interleave(6, 0)

@@ -312,6 +312,15 @@ def test_nothing_to_export_is_said(perfect, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cameras_without_any_depth_go_to_nerfstudio(perfect, tmp_path):
+    """What a camera that only turns leaves: maps, none of them measured anywhere."""
+    blank = [replace(maps, valid=torch.zeros_like(maps.valid), confidence=maps.confidence * 0) for maps in perfect.maps]
+    export(replace(perfect, maps=blank, sparse=None), tmp_path, ["nerfstudio", "tum", "colmap"], images=False)
+    document = json.loads((tmp_path / "nerfstudio" / "transforms.json").read_text())
+    assert len(document["frames"]) == 8 and "ply_file_path" not in document
+    assert not (tmp_path / "nerfstudio" / "points.ply").exists()
+
+
 def test_a_disk_that_refuses_is_one_line(perfect, tmp_path):
     (tmp_path / "colmap").write_text("in the way")
     (tmp_path / "points.ply").mkdir()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from unproject.io.preview import render
-from unproject.io.preview_cloud import MAX_POINTS, _tidied, gather, scene_data, upright
+from unproject.io.preview_cloud import FARTHER, MAX_POINTS, Display, _first_view, _tidied, gather, scene_data, upright
 from unproject.io.preview_pictures import depth_picture, strips
 from unproject.io.preview_plots import frame_colour, path_from_above, quality_per_view
 from unproject.types import FrameInfo, FrameMaps
@@ -206,6 +206,24 @@ def test_a_camera_at_rest(perfect):
     page = Page(render(partial))
     assert scene_of(page)["view"]["distance"] >= 0.5 and "stands still" in page.text
     assert "no depth was measured" in page.text
+
+
+def test_the_path_shows_in_the_first_view():
+    """Cameras that back away from a small table: the points alone would leave them under the picture."""
+    points = np.random.default_rng(0).uniform(-0.3, 0.3, (5000, 3))
+    poses = np.tile(np.eye(4), (50, 1, 1))
+    display = Display(turn=np.eye(3), centre=np.zeros(3), zoom=1.0)
+    near = _first_view(points, poses, display)
+    poses[:, 2, 3] = np.linspace(0.5, 1.2, 50)
+    far = _first_view(points, poses, display)
+    assert near["distance"] < far["distance"] <= FARTHER * max(near["distance"], 1.0)
+    sine, cosine = np.sin([far["yaw"], far["pitch"]]), np.cos([far["yaw"], far["pitch"]])
+    eye = np.array(far["target"]) + far["distance"] * np.array([cosine[1] * sine[0], sine[1], cosine[1] * cosine[0]])
+    up = np.array([-sine[1] * sine[0], cosine[1], -sine[1] * cosine[0]])
+    ahead = np.array(far["target"]) - eye
+    ways = poses[:, :3, 3] - eye
+    slope = (ways @ up) / (ways @ (ahead / np.linalg.norm(ahead)))
+    assert np.mean(np.abs(slope) < np.tan(0.42)) >= 0.9
 
 
 def test_one_frame(scene):

@@ -223,7 +223,7 @@ def test_max_frames_spreads_evenly(count, most):
         ({"fps": float("nan")}, "--fps must be positive"),
         ({"max_frames": 0}, "--max-frames must be positive"),
         ({"every": 2, "fps": 3.0}, "exclude each other"),
-        ({"start": 5.0}, "no frame from 5"),
+        ({"start": 5.0}, "no frame from 5 on: the source goes from 0"),
         ({"start": 2.0, "end": 1.0}, "no frame from 2 to before 1: the source goes from 0 to 0.966667"),
     ],
 )

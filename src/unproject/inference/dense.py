@@ -129,8 +129,11 @@ class _Densifier:
         return make_view(self.clip.images[frame], cameras.intrinsics[frame], cameras.distortion[frame], pose)
 
     def _turn(self, frame: int) -> np.ndarray:
-        """Homography from a frame to the next."""
-        return motion.turn(self.view(frame).grey, self.view(frame + 1).grey)
+        """Homography from a frame to the next, from what the cameras say."""
+        here, there = self.view(frame), self.view(frame + 1)
+        poses = self.layout.world_from_cam[[frame, frame + 1], :3, :3]
+        turned = there.intrinsics.double().numpy() @ poses[1].T @ poses[0]
+        return motion.turn(here.grey, there.grey, turned @ np.linalg.inv(here.intrinsics.double().numpy()))
 
     def _measure(self, frame: int) -> Measured:
         choose = neighbours.in_time if self.clip.ordered else neighbours.among_photos

@@ -3,7 +3,7 @@
 Flow over one frame (what is fast) and over four (what is slow) is sought after the other frame was moved to where a
 scene at rest would be seen, so that only motion is left of it. Next to a mover, flow is wrong where the mover hides the
 background, but rarely before *and* after: what counts is the smaller of both sides. A pixel that half a second away
-looks as it does now, at its place at rest, does not move whatever flow says.
+looks as it does now, at its place at rest, does not move whatever flow says; nor does a clear sky, where flow guesses.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ LOOK_STEPS = (-12, -6, 6, 12)
 MOVING_PX = 0.7
 USUAL_PX = 0.2
 """Median of what is left of flow at rest, where the camera is right."""
-LEAST_TO_FIT = 16
-"""Places in the image that a homography is fitted to."""
 LEAST_AREA = 40
 """Pixels of a mover that must move twice as far as the threshold."""
 GREY_NOISE = 6.0
 CHANGED = 0.35
 """Difference in brightness, in units of noise, below which a patch is the same."""
 PATCH = 7
+TEXTURE, LEAST_TO_FIT = 0.7, 16
+"""Slope of grey per pixel in a patch that is not plain sky; so many places of it, 4 pixels apart, fix a homography."""
 SHIFT_PX, LEAST_SHIFTED = 8.0, 4
 """How far the scene must go in the image, in how many frames, to tell it from what sticks to the camera."""
 SURVIVAL = 0.4
@@ -53,9 +53,13 @@ def motion(grey: UInt8[np.ndarray, "H W"], nearby: Sequence[Rest]) -> Float32[np
     if not near:
         return np.zeros(grey.shape, np.float32)
     unexplained = _smaller_side(near, [_unexplained_flow(grey, rest) for rest in near])
-    far = [rest for rest in nearby if rest.step in LOOK_STEPS]
-    if far:
-        unexplained *= np.min([_changed(grey, rest) for rest in far], 0) > CHANGED
+    changed = np.full(grey.shape, np.inf, np.float32)
+    for steps in (LOOK_STEPS, (-4, 4), (-1, 1)):  # the nearer ones at the edge of a fast pan, and in a short clip
+        unseen = np.isinf(changed)
+        if unseen.any():
+            changed[unseen] = _least_change(grey, [rest for rest in nearby if rest.step in steps])[unseen]
+    unexplained *= changed > CHANGED
+    unexplained[~_textured(grey)] = 0
     return _whole_movers(unexplained)
 
 
@@ -69,10 +73,13 @@ def _unexplained_flow(grey: np.ndarray, rest: Rest) -> Float32[np.ndarray, "H W"
         square = np.einsum("hwc,hwc->hw", rest.slack, rest.slack)
         share = np.einsum("hwc,hwc->hw", flow, rest.slack) / np.maximum(square, 1e-12)
         flow -= np.clip(share, -1, 1)[..., None] * rest.slack
-    size = length(flow)
+    size, seen = length(flow), inside(rest.uv, rest.grey)
     common = np.median(size) / USUAL_PX
+    firm = size[seen & _textured(grey)]
+    if rest.slack is None and len(firm):  # a turn is the same for all; depth is worst where there is no texture
+        common = min(common, np.median(firm) / USUAL_PX)
     size /= max(common, 1)
-    size[~inside(rest.uv, rest.grey)] = np.nan
+    size[~seen] = np.nan
     return size
 
 
@@ -83,6 +90,11 @@ def _smaller_side(rests: Sequence[Rest], sizes: Sequence[np.ndarray]) -> Float32
     alone = np.fmin.reduce(sizes)
     both = np.minimum(before, after)
     return np.nan_to_num(np.where(np.isnan(both), alone, both))
+
+
+def _least_change(grey: np.ndarray, rests: Sequence[Rest]) -> Float32[np.ndarray, "H W"]:
+    """Smallest change over some frames; infinite where none of them sees the place."""
+    return np.min([np.full(grey.shape, np.inf, np.float32), *(_changed(grey, rest) for rest in rests)], 0)
 
 
 def _changed(grey: np.ndarray, rest: Rest) -> Float32[np.ndarray, "H W"]:
@@ -127,27 +139,41 @@ def rest_by_homography(
     return Rest(step=step, grey=target, uv=np.stack([x / z, y / z], -1).astype(np.float32))
 
 
-def turn(source: UInt8[np.ndarray, "H W"], target: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "3 3"]:
-    """Homography target_from_source of most of the image, by flow; the second fit starts from the first.
+def turn(
+    source: UInt8[np.ndarray, "H W"], target: UInt8[np.ndarray, "h w"], start: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "3 3"]:
+    """Homography target_from_source of most of the texture, by flow from ``start``, or ``start`` where flow does worse.
 
-    A fundamental matrix would take a mover for parallax. What the target does not see has no say: flow there is
-    made up. Identity where nothing fits.
+    A fundamental matrix would take a mover for parallax. A sky can be most of an image: only texture is asked, and
+    only what the target sees.
     """
-    found = np.eye(3)
-    for threshold_px in (1.0, 0.5):
+    rows, columns = np.nonzero(_textured(source)[2::4, 2::4])
+    rows, columns = rows * 4 + 2, columns * 4 + 2
+    found, best, least = start, start, np.inf
+    for threshold_px in (1.0, 0.5, None):
         rest = rest_by_homography(found, source.shape, target, 1)
-        flow = flow_between(source, lookup(target, rest.uv))
-        rows, columns = (np.arange(2, side, 4) for side in source.shape)
-        start = np.stack(np.meshgrid(columns + 0.5, rows + 0.5), -1).reshape(-1, 2)
-        end = start + flow[np.ix_(rows, columns)].reshape(-1, 2)
-        seen = inside(rest.uv, target)[np.ix_(rows, columns)].ravel()
+        seen = inside(rest.uv, target)[rows, columns]
         if seen.sum() < LEAST_TO_FIT:
             break
+        flow = flow_between(source, lookup(target, rest.uv))[rows, columns][seen]
+        left_px = float(np.median(length(flow)))
+        if left_px < least:
+            best, least = found, left_px
+        if threshold_px is None:
+            break
+        places = np.stack([columns, rows], -1)[seen] + 0.5
         change, _ = cv2.findHomography(
-            start[seen], end[seen], cv2.USAC_MAGSAC, threshold_px, maxIters=2000, confidence=0.999
+            places, places + flow, cv2.USAC_MAGSAC, threshold_px, maxIters=2000, confidence=0.999
         )
         found = found if change is None else found @ change
-    return found
+    return best
+
+
+def _textured(grey: UInt8[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Pixels in whose patch grey changes by `TEXTURE` per pixel: in a clear sky flow is a guess."""
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 0.7)
+    square = cv2.Scharr(smooth, -1, 1, 0) ** 2 + cv2.Scharr(smooth, -1, 0, 1) ** 2
+    return cv2.blur(square, (PATCH, PATCH)) > (32 * TEXTURE) ** 2
 
 
 def stuck_to_image(

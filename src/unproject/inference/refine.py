@@ -34,6 +34,9 @@ SHARPEST_PX = 0.25
 """Robust scale of refined tracks, at least; the smaller, the less movers and false matches bend the cameras."""
 LEAST_FOCAL = 0.4
 """Share of the focal length at the start below which the angle loss has let it run off."""
+LEAST_PATH = 0.015
+"""From the middle of the path, in median depths. Movers that defeat the homographies of `all_flat` pass for parallax
+and bend a turn into such a path; depth is not to be had from it in any case."""
 STATIC_PX = 0.5
 """Where nothing moves more than this, the camera stands still."""
 
@@ -75,16 +78,20 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     if windows.hops_across(picked, len(views)) > windows.HOPS and not prior.posed.any():
         state = windows.solve_in_windows(picked, prior, lambda part, of: _from_nothing(part, of, seed))
         state = _narrowed(picked, structure.with_points(picked, state, len(state.points), scale_px=20.0), prior)
-        state = _repaired(picked, state, prior)
+        state, placed = _repaired(picked, state, prior), np.ones(len(views), bool)
     else:
         state, placed = _best_of_starts(picked, pairs, prior, seed)
-        if not placed.all():
-            views, prior, state = views[placed], prior.of(np.flatnonzero(placed)), _of_views(state, placed)
-            kept = track[np.unique(seen.point)]
-            seen, track = problem.observations(tracks, views, prior)
-            seen = seen.select(np.isin(track[seen.point], kept))
-        if not prior.posed.any():
-            state = _seen_from_first(state)
+    if not prior.posed.any() and _path(picked, state) < LEAST_PATH:
+        turning = _turned(picked, pairs, prior, seed)
+        if turning is not None:
+            return _finished(views, *turning, seen, track, prior)
+    if not placed.all():
+        views, prior, state = views[placed], prior.of(np.flatnonzero(placed)), _of_views(state, placed)
+        kept = track[np.unique(seen.point)]
+        seen, track = problem.observations(tracks, views, prior)
+        seen = seen.select(np.isin(track[seen.point], kept))
+    if not prior.posed.any():
+        state = _seen_from_first(state)
     return _finished(views, state, "full", seen, track, prior)
 
 
@@ -221,8 +228,11 @@ def _without_parallax(
     seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int
 ) -> tuple[State, Motion] | None:
     """The state of a camera that only turns, or stands, and which of both; None where the tracks show parallax."""
-    if prior.posed.any() or not all_flat(pairs, seed=seed):
-        return None
+    return None if prior.posed.any() or not all_flat(pairs, seed=seed) else _turned(seen, pairs, prior, seed)
+
+
+def _turned(seen: Observations, pairs: list[Pair], prior: CameraPrior, seed: int) -> tuple[State, Motion] | None:
+    """The same for tracks that may be a turn; None where a turn leaves the median observation unexplained."""
     turned = _unsolved(pairs, prior, seen, seed)
     turned = bundle.solve(seen, turned, _free(prior, centre=False), kind="angle", scale_px=20.0, iterations=10)
     # The chord carries f, and without parallax nothing else holds f up: in image pixels it cannot shrink to nothing.
@@ -233,6 +243,15 @@ def _without_parallax(
     if np.median(moved_px) < STATIC_PX:
         return turned, "static"
     return (turned, "rotation_only") if error_px < NO_PARALLAX_PX else None
+
+
+def _path(seen: Observations, state: State) -> float:
+    """How far the camera goes from the middle of its path, as a share of the median depth."""
+    good = structure.inliers(seen, state, 4.0)
+    if not good.any():
+        return 0.0
+    way = np.linalg.norm(state.centre - np.median(state.centre, axis=0), axis=1)
+    return float(np.percentile(way, 90) / _median_depth(seen.select(good), state))
 
 
 def _placed(seen: Observations, state: State, prior: CameraPrior, seed: int) -> State:
@@ -315,7 +334,10 @@ def _finished(
 
 def _unit_depth(seen: Observations, state: State) -> State:
     good = structure.inliers(seen, state, 4.0)
-    offset = state.points[seen.point[good]] - state.centre[seen.view[good]]
-    depth = np.einsum("oj,oj->o", state.rotation[seen.view[good]][:, :, 2], offset)
-    unit = np.median(depth) if good.any() else 1.0
+    unit = _median_depth(seen.select(good), state) if good.any() else 1.0
     return replace(state, centre=state.centre / unit, points=state.points / unit)
+
+
+def _median_depth(seen: Observations, state: State) -> float:
+    offset = state.points[seen.point] - state.centre[seen.view]
+    return float(np.median(np.einsum("oj,oj->o", state.rotation[seen.view][:, :, 2], offset)))

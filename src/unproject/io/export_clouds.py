@@ -46,9 +46,15 @@ def points_at_rest(part: Reconstruction, max_points: int) -> tuple[np.ndarray, n
             return xyz.numpy(), rgb.numpy()
     if part.sparse is None or not len(part.sparse.xyz):
         raise UnprojectError(
-            "this result has no point to export (none of confidence 0.5); export the cameras: tum, colmap"
+            "this result has no point to export (none of confidence 0.5); export the cameras: tum, colmap, nerfstudio"
         )
     return part.sparse.xyz.numpy(), part.sparse.rgb.numpy()
+
+
+def has_points(part: Reconstruction) -> bool:
+    """Whether there is anything that `points_at_rest` could give: a camera that only turns has none."""
+    dense = len(part.maps) > 0 and len(part.points(max_points=1)[0]) > 0
+    return dense or (part.sparse is not None and len(part.sparse.xyz) > 0)
 
 
 def _moving_in_the_middle(part: Reconstruction) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from unproject.errors import UnprojectError
 from unproject.geometry import camera, rigid
 from unproject.io import disk
-from unproject.io.export_clouds import write_ply
+from unproject.io.export_clouds import has_points, write_ply
 from unproject.io.export_images import ImageFolder, image_names
 from unproject.io.result import Reconstruction
 
@@ -26,7 +26,7 @@ def write_nerfstudio(part: Reconstruction, folder: Path, images: ImageFolder | N
         for index in part.cameras.found.nonzero()[:, 0].tolist()
     ]
     document: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
-    if len(part.maps) or (part.sparse is not None and len(part.sparse.xyz)):
+    if has_points(part):
         write_ply(part, folder / "points.ply", max_points=300_000)
         document["ply_file_path"] = "points.ply"
     if images is not None:

@@ -24,6 +24,10 @@ MAX_MOVING = 1500
 """Moving points per moment."""
 MAX_TRAILS = 250
 MAX_TRAIL_STEPS = 200
+YAW, PITCH = 0.3, 0.36
+"""Radians: where the viewer first looks from."""
+MARGIN, FARTHER = 0.4, 2.0
+"""Tangent that still counts as in the picture (the viewer's is 0.447); how much farther off the path may push it."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,24 @@ def _display(xyz: np.ndarray, poses: np.ndarray) -> Display:
 
 
 def _first_view(points: np.ndarray, poses: np.ndarray, display: Display) -> dict[str, Any]:
-    """From behind and above the cameras, near enough that the points fill the picture."""
+    """From behind and above the cameras, near enough that the points fill the picture, unless that hides the path."""
     centres = display.place(poses[:, :3, 3])
     target = points.mean(0) * 0.7 + centres.mean(0) * 0.3 if len(points) else centres.mean(0)
     reach = np.linalg.norm(np.concatenate([points, centres]) - target, axis=-1)
-    return {"target": _short(target), "distance": round(max(float(2.0 * np.percentile(reach, 80)), 0.5), 4)}
+    near = max(float(2.0 * np.percentile(reach, 80)), 0.5)
+    distances = near * np.geomspace(1, FARTHER, 8)
+    distance = next((far for far in distances if _share_in_picture(centres - target, far) >= 0.9), distances[-1])
+    return {"target": _short(target), "distance": round(float(distance), 4), "yaw": YAW, "pitch": PITCH}
+
+
+def _share_in_picture(offset: np.ndarray, distance: float) -> float:
+    """How many of the places, from what is looked at, lie in the viewer's picture with a margin; 3:2 and wider."""
+    sine, cosine = np.sin([YAW, PITCH]), np.cos([YAW, PITCH])
+    right = np.array([cosine[0], 0, -sine[0]])
+    back = np.array([cosine[1] * sine[0], sine[1], cosine[1] * cosine[0]])
+    ahead = distance - offset @ back
+    across, upwards = np.abs(offset @ right), np.abs(offset @ np.cross(back, right))
+    return float(np.mean((ahead > 0) & (across < 1.5 * MARGIN * ahead) & (upwards < MARGIN * ahead)))
 
 
 def _camera(part: Reconstruction, index: int, display: Display) -> list[float] | None:

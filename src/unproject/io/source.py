@@ -114,7 +114,8 @@ def select(
     tick = 1e-6  # a bound typed with its decimals means the frame at that stamp
     chosen = np.flatnonzero((times_s >= first - tick) & (times_s < last - tick))
     if not len(chosen):
-        raise UsageError(f"no frame from {first:g} to before {last:g}: the source goes from 0 to {times_s[-1]:.6g}")
+        until = "on" if end is None else f"to before {last:g}"
+        raise UsageError(f"no frame from {first:g} {until}: the source goes from 0 to {times_s[-1]:.6g}")
     if fps is not None:
         chosen = chosen[_nearest_to_grid(times_s[chosen], fps)]
     chosen = chosen[::every]

@@ -68,8 +68,8 @@ class Viewer {
   reset() {
     this.target = scene.view.target.slice();
     this.distance = scene.view.distance;
-    this.yaw = 0.3;
-    this.pitch = 0.36;
+    this.yaw = scene.view.yaw;
+    this.pitch = scene.view.pitch;
     this.draw();
   }
 
