@@ -46,6 +46,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of reference outputs of public implementations; the test is skipped where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"no reference outputs at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """Writes frames (uint8 RGB [H, W, 3]) as a video file, with any codec, pixel format, time stamps and rotation."""
 
