@@ -86,7 +86,7 @@ def slow_terms(loss: MotionLoss, prediction: Prediction, labels: Labels, views: 
                 (prediction.target_points[clip, number] / scale).detach().flatten(0, 1),
                 weight.flatten(),
             )
-            nearest = loss.nearest * prediction.points[clip, source].norm(dim=-1).mean()
+            nearest = loss.nearest * prediction.points[clip, source].norm(dim=-1).median()
             for row, column in np.ndindex(HEIGHT, WIDTH):
                 at = (row, column)
                 raw = prediction.target_points[clip, number][at]
@@ -205,13 +205,17 @@ def test_a_step_along_the_pose_loss_takes_weight_from_what_moves(made):
     assert mass[share > 0.05].mean() < 0.5 * share[share > 0.05].mean()
 
 
-def test_focal_of_the_prediction_serves_where_labels_have_none(case):
+def test_intrinsics_of_views_or_of_predicted_points_serve_where_labels_have_none(case):
     prediction, labels, views = case
-    known = only("optical_flow")(prediction, labels, views).total
     exact = replace(prediction, points=labels.points.value, confidence=labels.points.weight)
-    unknown = only("optical_flow")(exact, replace(labels, intrinsics=None), views).total
-    torch.testing.assert_close(unknown, only("optical_flow")(exact, labels, views).total, rtol=1e-6, atol=0)
-    assert known > 0
+    expected = only("optical_flow")(exact, labels, views).total
+    assert expected > 0
+    for prior in (views, replace(views, intrinsics=None)):
+        found = only("optical_flow")(exact, replace(labels, intrinsics=None), prior).total
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    # Views' own come before what points imply.
+    other = replace(views, intrinsics=2 * views.intrinsics)
+    assert only("optical_flow")(exact, replace(labels, intrinsics=None), other).total != expected
 
 
 def test_scale_of_prediction_and_truth_are_free(case):
@@ -324,6 +328,11 @@ def test_a_missing_prediction_is_named(case, name, field):
     prediction, labels, views = case
     with pytest.raises(ValueError, match=f"Prediction.{field} is needed here"):
         only(name)(replace(prediction, **{field: None}), labels, views)
+
+
+def test_a_loss_without_terms_says_so(case):
+    with pytest.raises(ValueError, match="MotionLoss: every weight is 0"):
+        only("none")(*case)
 
 
 def test_half_precision_is_computed_in_float32(case):

@@ -41,10 +41,13 @@ class Loss(ABC):
     """
 
     def __call__(self, prediction: Prediction, labels: Labels, views: Views) -> LossValue:
-        """The loss of one batch; `ValueError` with the field's name where a label or prediction it needs is missing."""
+        """The loss of one batch; `ValueError` with the field's name where a label or prediction is missing."""
         with torch.autocast(prediction.points.device.type, enabled=False):
             wide = torch.promote_types(prediction.points.dtype, torch.float32)
-            return LossValue(self.terms(_as(wide, prediction), _as(wide, labels), _as(wide, views)))
+            terms = self.terms(_as(wide, prediction), _as(wide, labels), _as(wide, views))
+        if not terms:
+            raise ValueError(f"{type(self).__name__}: every weight is 0; give one a value, or leave the loss out")
+        return LossValue(terms)
 
     @abstractmethod
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:

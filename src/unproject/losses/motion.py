@@ -44,7 +44,7 @@ class MotionLoss(Loss):
     farthest_miss: float = 0.2
     """An optical flow that misses by more, in units of focal length, no longer pulls: labels can be wrong."""
     nearest: float = 0.02
-    """Points nearer than this share of the mean distance, or behind the camera, have no image."""
+    """Points nearer than this share of the median distance, or behind the camera, have no image."""
 
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
         """Those of weight other than zero, under the names of their weights."""
@@ -148,15 +148,19 @@ class _Pairs:
         landed = pixel_grid(height, width, points.dtype, points.device) + truth.value
         wanted = rays(landed.flatten(-3, -2), intrinsics.value).unflatten(-2, (height, width))[..., :2]
         distance = targets.of_pairs(self.prediction.points, self.views.pairs, 0).detach().norm(dim=-1)
-        front = points[..., 2] > self.loss.nearest * distance.mean((-2, -1), keepdim=True)
+        # The median: a sky that is far would lift a mean above everything else.
+        middle = distance.flatten(-2).median(-1).values[..., None, None]
+        front = points[..., 2] > self.loss.nearest * middle
         slope = points[..., :2] / torch.where(front, points[..., 2], 1)[..., None]
         miss = (slope - wanted).norm(dim=-1).clamp(max=self.loss.farthest_miss)
         return mean_per_image(miss, torch.where(front, truth.weight * intrinsics.weight[..., None, None], 0))
 
     def _target_intrinsics(self) -> Known:
-        """Of each pair's target: the true ones where labels speak of them, else those that predicted points imply."""
-        given = self.labels.intrinsics
-        if given is None:
+        """Of each pair's target: of the labels, else of the views, else those that the predicted points imply."""
+        given, prior = self.labels.intrinsics, self.views.intrinsics
+        if given is None and prior is not None:
+            given = Known(prior, torch.ones_like(prior[..., 0, 0]))
+        elif given is None:
             value = intrinsics_from_points(self.prediction.points.detach(), self.prediction.confidence.detach())
             given = Known(value, (value[..., 0, 0] > 0).to(value))
         eye = torch.eye(3, dtype=given.value.dtype, device=given.value.device)

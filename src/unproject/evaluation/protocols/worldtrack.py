@@ -134,7 +134,7 @@ def score_tracking(
     if len(places) != len(truth):
         raise ValueError(f"{sequence.name}: {len(places)} maps for {len(truth)} frames")
     index, row, column = queries(sequence, *places.shape[1:3])
-    points, truth = places[:, row, column], truth[:, index]
+    points, truth = places[:, row, column].cpu(), truth[:, index]
     moving = dynamic(truth)
     return SequenceScore(
         sequence.name, score(points, truth, alignment), score(points[:, moving], truth[:, moving], alignment)
