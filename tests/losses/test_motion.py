@@ -266,6 +266,13 @@ def test_one_blind_pair_does_not_dilute_the_others(case):
     torch.testing.assert_close(only("scene_flow")(prediction, replace(labels, **blind), views).total, alone.total)
 
 
+def test_motion_without_any_depth_has_no_scale_and_does_not_count(case):
+    prediction, labels, views = case
+    blind = replace(labels, points=Known(labels.points.value, torch.zeros_like(labels.points.weight)))
+    value = only("scene_flow")(prediction, blind, views)
+    assert value.total == 0 and not gradients(value, prediction)["target_points"].any()
+
+
 def test_values_of_unknown_pixels_are_never_read(case):
     prediction, labels, views = case
     labels.points.weight[:, :, 0] = labels.target_points.weight[:, :, 0] = labels.flow.weight[:, :, 0] = 0

@@ -113,6 +113,15 @@ def test_3d_tracks_off_the_surface_or_of_unknown_place_are_left_out(made, labels
     assert found.value.isfinite().all()
 
 
+def test_a_3d_track_whose_target_is_unknown_says_nothing_of_that_pair(made, labels, views):
+    first, second = tracks_of(made)
+    confidence, xyz = first.confidence.clone(), first.xyz.clone()
+    confidence[1], xyz[1] = 0, torch.nan
+    lost = replace(first, confidence=confidence, xyz=xyz)
+    found = targets.track_point_targets(replace(labels, moving_tracks=(lost, second)), views)
+    assert not found.weight[0, 0].any() and found.weight[0, 1].any() and found.weight[1, 0].any()
+
+
 def test_of_3d_tracks_in_one_pixel_the_nearest_wins(made, labels, views):
     first, second = tracks_of(made)
     twice = {
