@@ -47,7 +47,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def parity() -> Path:
-    """Folder of outputs of the released networks on weights that are functions of their names; skipped without it."""
+    """Folder of reference outputs of public implementations; the test is skipped where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "parity"
     folder = Path(os.environ.get("UNPROJECT_PARITY", beside))
     if not (folder / "fill.py").is_file():

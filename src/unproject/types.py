@@ -86,6 +86,18 @@ class Tracks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MovingTracks:
+    """3D tracks through time (TAPVid-3D): ``xyz`` in world coordinates."""
+
+    xyz: Float[Tensor, "N K 3"]
+    uv: Float[Tensor, "N K 2"]
+    """Original pixels."""
+    visible: Bool[Tensor, "N K"]
+    confidence: Float[Tensor, "N K"]
+    moving: Bool[Tensor, " K"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Labels:
     """What is known of a clip, from ground truth or a teacher.
 
@@ -98,9 +110,15 @@ class Labels:
     flow: Known | None = None
     """Pixels, source to target; the weight is covisibility."""
     target_points: Known | None = None
+    """Of each pair: the source's points in the target's camera at the target's time."""
+    scene_flow: Known | None = None
+    """Of each pair: displacement of the source's surface in the world (of `world_from_cam`) until the target's time."""
     mono_depth: Known | None = None
     """Depth with an unknown scale per view."""
     tracks: Tracks | None = None
+    """2D tracks; views are counted through the batch (clip * N + view), so no track leaves its clip."""
+    moving_tracks: tuple[MovingTracks, ...] | None = None
+    """3D tracks of each clip, in the world of `world_from_cam`; where confidence is 0 nothing is known."""
 
 
 def require(owner: object, name: str) -> Any:
@@ -154,18 +172,6 @@ class Points3D:
     xyz: Float[Tensor, "T 3"]
     rgb: UInt8[Tensor, "T 3"]
     tracks: Tracks
-
-
-@dataclass(frozen=True, kw_only=True)
-class MovingTracks:
-    """3D tracks through time (TAPVid-3D): ``xyz`` in world coordinates."""
-
-    xyz: Float[Tensor, "N K 3"]
-    uv: Float[Tensor, "N K 2"]
-    """Original pixels."""
-    visible: Bool[Tensor, "N K"]
-    confidence: Float[Tensor, "N K"]
-    moving: Bool[Tensor, " K"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from unproject.geometry.rigid import from_rt, nearest_rotation
+from unproject.geometry.camera import intrinsics_from_focal, pixel_grid
+from unproject.geometry.rigid import from_rt, nearest_rotation, transform
 
 
 def procrustes(
@@ -20,6 +21,21 @@ def procrustes(
     center_x, center_y, _, covariance = _moments(x, y, weight)
     rotation = nearest_rotation(covariance)
     return from_rt(rotation, center_y - _rotate(rotation, center_x))
+
+
+def procrustes_unsquared(
+    x: Float[Tensor, "*batch P 3"], y: Float[Tensor, "*batch P 3"], weight: Float[Tensor, "*batch P"], rounds: int = 10
+) -> Float[Tensor, "*batch 4 4"]:
+    """The rigid ``y_from_x`` that minimises sum of weight |y - T x| (Flow4R eq. 2 as it is written).
+
+    Starts at `procrustes` and reweights by the inverse distance; the weights of each round are constants to gradients.
+    """
+    pose = procrustes(x, y, weight)
+    for _ in range(rounds):
+        miss = (y - transform(pose, x)).norm(dim=-1).detach()
+        least = 1e-6 * miss.amax(-1, keepdim=True).clamp(min=torch.finfo(miss.dtype).tiny * 1e6)
+        pose = procrustes(x, y, weight * (least / miss.clamp(min=least)))
+    return pose
 
 
 def similarity(
@@ -79,10 +95,12 @@ def focal_from_points(
     points: Float[Tensor, "*batch P 3"],
     centered_uv: Float[Tensor, "*batch P 2"],
     weight: Float[Tensor, "*batch P"],
+    rounds: int = 10,
 ) -> Float[Tensor, "*batch"]:
     """Focal length in pixels of points in the camera's frame, seen at pixels minus the principal point.
 
-    Least squares, then ten rounds of Weiszfeld reweighting, which minimises the unsquared distance (DUSt3R, sec. 3.3).
+    Least squares (Flow4R eq. 7; all there is with no rounds), then rounds of Weiszfeld reweighting, which minimises the
+    unsquared distance (DUSt3R, sec. 3.3).
     Points at or behind the camera plane are left out; 0 where none is left.
     """
     depth = points[..., 2]
@@ -90,7 +108,7 @@ def focal_from_points(
     slope = points[..., :2] / torch.where(front, depth, 1)[..., None]
     trust = torch.where(front, weight, 0)
     focal = _focal_least_squares(slope, centered_uv, trust)
-    for _ in range(10):
+    for _ in range(rounds):
         miss = (centered_uv - focal[..., None, None] * slope).norm(dim=-1).detach()
         focal = _focal_least_squares(slope, centered_uv, trust / miss.clamp(min=1e-8))
     return focal
@@ -100,3 +118,26 @@ def _focal_least_squares(slope: Tensor, centered_uv: Tensor, weight: Tensor) -> 
     across = einsum(weight, slope, centered_uv, "... p, ... p c, ... p c -> ...")
     along = einsum(weight, slope, slope, "... p, ... p c, ... p c -> ...")
     return torch.where(along > 0, across / torch.where(along > 0, along, 1), 0)
+
+
+def intrinsics_from_points(
+    points: Float[Tensor, "*batch H W 3"], weight: Float[Tensor, "*batch H W"], rounds: int = 10
+) -> Float[Tensor, "*batch 3 3"]:
+    """Intrinsics of the camera that sees each point at its pixel: square pixels, principal point in the middle."""
+    height, width = weight.shape[-2:]
+    middle = points.new_tensor([width / 2, height / 2])
+    centered = (pixel_grid(height, width, points.dtype, points.device) - middle).flatten(0, 1)
+    centered = centered.expand(*weight.shape[:-2], -1, 2)
+    focal = focal_from_points(points.flatten(-3, -2), centered, weight.flatten(-2), rounds)
+    return intrinsics_from_focal(focal, width, height)
+
+
+def mean_distance(points: Float[Tensor, "*batch P 3"], weight: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
+    """Weighted mean of |point|, by which DUSt3R and Flow4R take the scale out of a pair; 1 without weight.
+
+    Points of weight 0 are never read, NaN included. A cloud of zeros has distance 1e-8, so that one may divide by it.
+    """
+    distance = torch.where((weight > 0)[..., None], points, 0).norm(dim=-1)
+    total = weight.sum(-1)
+    mean = (distance * weight).sum(-1) / torch.where(total > 0, total, 1)
+    return torch.where(total > 0, mean.clamp(min=1e-8), 1)

@@ -72,10 +72,19 @@ def covisible(
     tolerance: float = 0.05,
 ) -> Bool[Tensor, "*batch H W"]:
     """Source pixels of a static scene whose surface the target sees: its depth there agrees within a share of depth."""
-    height, width = source_depth.shape[-2:]
     moved = transform(target_from_source, unproject(source_depth, source_intrinsics).flatten(-3, -2))
-    landed = project(moved, target_intrinsics).expand(*moved.shape[:-1], 2)
-    seen, inside = sample(target_depth[..., None], landed)
-    expected = moved[..., 2]
-    agree = inside & (expected > 1e-6) & ((seen[..., 0] - expected).abs() < tolerance * expected)
-    return agree.unflatten(-1, (height, width)) & (source_depth > 0)
+    moved = moved.unflatten(-2, source_depth.shape[-2:])
+    return visible(moved, target_depth, target_intrinsics, tolerance) & (source_depth > 0)
+
+
+def visible(
+    points: Float[Tensor, "*batch H W 3"],
+    depth: Float[Tensor, "*batch H2 W2"],
+    intrinsics: Float[Tensor, "*#batch 3 3"],
+    tolerance: float = 0.05,
+) -> Bool[Tensor, "*batch H W"]:
+    """Points in a camera that lie on the surface it sees: its depth agrees with theirs within a share of depth."""
+    landed = project(points.flatten(-3, -2), intrinsics).unflatten(-2, points.shape[-3:-1])
+    met, inside = sample(depth[..., None], landed)
+    expected = points[..., 2]
+    return inside & (expected > 1e-6) & ((met[..., 0] - expected).abs() < tolerance * expected)

@@ -1,5 +1,6 @@
 """One pass over the input: tracks through all frames, which frames to solve with, small images for later."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -156,7 +157,7 @@ def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tupl
     here = np.isin(tracks.view.numpy(), numbers)
     place = np.searchsorted(numbers, tracks.view.numpy()[here])
     common = common_tracks(place, tracks.track.numpy()[here], len(numbers)).toarray()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         features = list(pool.map(lambda number: matches.detect(greys[number], LOOP_POINTS), numbers))
         apart = [(a, b) for a, b in combinations(range(len(numbers)), 2) if common[a, b] < MIN_COMMON]
         found = pool.map(lambda pair: matches.match_pair(features, *pair, seed=seed), apart)

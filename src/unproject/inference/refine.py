@@ -1,6 +1,7 @@
 """Cameras, focal length and points of one clip from 2D tracks alone: weak supervision at test time.
 
-Reliev3R's registration loss (its section 3.2) is minimised over everything at once, from cameras that all coincide: no
+Reliev3R's registration loss (its section 3.2) is minimised over everything at once, import os
+from cameras that all coincide: no
 incremental mapping, no growing windows, no weights. Relative rotations come from two-view geometry, are averaged, and
 the rest follows by letting the robust scale shrink from 100 to 1 pixel. Thresholds are pixels of an image of at most
 1280 on its long side.
@@ -32,6 +33,9 @@ FEW_OBSERVATIONS = 60_000
 """Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
 SHARPEST_PX = 0.25
 """Robust scale of refined tracks, at least; the smaller, the less movers and false matches bend the cameras."""
+ONE_SCENE = 0.8
+"""Share of what moves in the image that one rigid scene explains. Where things move before a camera at rest it is less
+(a hand and a kettle: .73; a shelf behind a gripper: .90), and what was taken for stuck to the image is the scene."""
 LEAST_FOCAL = 0.4
 """Share of the focal length at the start below which the angle loss has let it run off."""
 LEAST_PATH = 0.015
@@ -69,7 +73,23 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     prior = prior.of(views)
     seen, track = problem.observations(tracks, views, prior)
     partners = problem.partners(seen, len(views))
-    seen = problem.unstuck(seen, partners, prior)
+    loose = problem.unstuck(seen, partners, prior)
+    solved = _solved(tracks, views, prior, loose, track, partners, seed)
+    if len(loose) < len(seen) and solved.good.mean() < ONE_SCENE:
+        return _solved(tracks, views, prior, seen, track, partners, seed)
+    return solved
+
+
+def _solved(
+    tracks: Tracks,
+    views: np.ndarray,
+    prior: CameraPrior,
+    seen: Observations,
+    track: np.ndarray,
+    partners: list[tuple[int, int]],
+    seed: int,
+) -> Solved:
+    """The views from the observations ``seen``; ``prior`` speaks of these views only."""
     picked = problem.numbered(seen.select(problem.picked(seen, len(views), np.random.default_rng(seed))))
     pairs = problem.fit_pairs(picked, partners, len(views), seed)
     turning = _without_parallax(picked, pairs, prior, seed)
@@ -194,7 +214,7 @@ def _unsolved(pairs: list[Pair], prior: CameraPrior, seen: Observations, seed: i
         focal[group] = focal_start(alike, float(prior.long_side_px[prior.group == group].max(initial=0)) or 1.0)
     posed = prior.posed
     known = {int(view): prior.world_from_cam[view, :3, :3] for view in np.flatnonzero(posed)}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         views = prior.group
         fits = pool.map(lambda p: relative_rotation(p, focal[views[p.a]], focal[views[p.b]], seed=seed), pairs)
         relatives = [fit for fit in fits if fit is not None]

@@ -3,6 +3,7 @@
 For photographs, and for closing loops between far frames of a video that was already tracked.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class SiftTeacher(Teacher):
 def match_all(greys: Sequence[np.ndarray], *, seed: int = 0, progress: Progress = silent) -> Tracks:
     """Tracks across uint8 images [H, W]; the same for any number of threads."""
     most = 3000 if len(greys) <= FEW_VIEWS else 1500
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         features = list(progress(pool.map(lambda grey: detect(grey, most), greys), "find points", len(greys)))
         pairs = choose_pairs(features)
         matched = pool.map(lambda pair: match_pair(features, *pair, seed=seed), pairs)

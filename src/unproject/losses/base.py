@@ -1,0 +1,83 @@
+"""What every loss is: its own configuration, called with a prediction, labels and views, answering with named terms."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unproject.types import Known, Labels, Prediction, Views
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss: what is logged under its name, and what it counts for."""
+
+    name: str
+    value: Float[Tensor, ""]
+    """Before its weight; carries the gradient, so log it detached."""
+    weight: float
+
+
+@dataclass(frozen=True)
+class LossValue:
+    """What a loss says of one batch."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The sum of all terms times their weights: the number to descend on."""
+        return torch.stack([term.weight * term.value for term in self.terms]).sum()
+
+
+class Loss(ABC):
+    """A frozen dataclass whose fields are its configuration; subclasses say their `terms`.
+
+    Computed in the prediction's type, but at least float32, with autocast off: confidences and distances near zero do
+    not survive bf16.
+    """
+
+    def __call__(self, prediction: Prediction, labels: Labels, views: Views) -> LossValue:
+        """The loss of one batch; `ValueError` with the field's name where a label or prediction is missing."""
+        with torch.autocast(prediction.points.device.type, enabled=False):
+            wide = torch.promote_types(prediction.points.dtype, torch.float32)
+            terms = self.terms(_as(wide, prediction), _as(wide, labels), _as(wide, views))
+        if not terms:
+            raise ValueError(f"{type(self).__name__}: every weight is 0; give one a value, or leave the loss out")
+        return LossValue(terms)
+
+    @abstractmethod
+    def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
+        """Every term of which the weight is not zero."""
+
+
+def _as(dtype: torch.dtype, value: Any) -> Any:
+    """The value with all floating-point tensors, however deep in dataclasses and tuples, of one type."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_as(dtype, item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _as(dtype, getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+def read(known: Known) -> Tensor:
+    """The label's value, 0 where it is unknown: what stands there, NaN included, reaches no gradient."""
+    weight = known.weight.reshape(known.weight.shape + (1,) * (known.value.ndim - known.weight.ndim))
+    return torch.where(weight > 0, known.value, 0)
+
+
+def mean_per_image(value: Float[Tensor, "B P H W"], weight: Float[Tensor, "B P H W"]) -> Float[Tensor, ""]:
+    """Weighted mean over the pixels of each image, then over the images that have any weight.
+
+    Without any weight it is 0, with a gradient of 0.
+    """
+    weighed = torch.where(weight > 0, value * weight, 0).sum((-2, -1))
+    total = weight.sum((-2, -1))
+    some = total > 0
+    means = weighed / torch.where(some, total, 1)
+    return means.sum() / some.sum().clamp(min=1)
