@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unproject.inference.overlay import stuck_points
+from unproject.inference.overlay import camera_rests, stuck_points
 
 Pairs = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -24,24 +24,37 @@ def spread(count: int, low: tuple[float, float], high: tuple[float, float]) -> n
 def test_a_gripper_is_stuck_though_it_holds_most_points() -> None:
     place = np.concatenate([spread(300, (200, 380), (420, 480)), spread(100, (0, 0), (500, 350))])
     moves = np.arange(400) >= 300
-    np.testing.assert_array_equal(stuck_points(pairs_of(place, moves), 400, 640.0), ~moves)
+    np.testing.assert_array_equal(stuck_points(pairs_of(place, moves), 400), ~moves)
 
 
-def test_a_room_at_rest_is_not_stuck_to_the_image() -> None:
-    """Point by point a camera at rest before a mover looks the same; it is the area that tells."""
-    place = np.concatenate([spread(300, (0, 0), (640, 480)), spread(300, (250, 200), (330, 260))])
-    moves = np.arange(600) >= 300
-    assert not stuck_points(pairs_of(place, moves), 600, 640.0).any()
+def test_a_gripper_does_not_hold_the_camera_still() -> None:
+    place = np.concatenate([spread(300, (200, 380), (420, 480)), spread(100, (0, 0), (500, 350))])
+    assert not camera_rests(pairs_of(place, np.arange(400) >= 300))
+
+
+def test_a_room_at_rest_is_told_from_a_gripper_by_its_area() -> None:
+    """However few its points are, and though the mover wanders over much of the image in time."""
+    place = np.concatenate([spread(60, (0, 0), (640, 480)), spread(300, (250, 200), (330, 260))])
+    assert camera_rests(pairs_of(place, np.arange(360) >= 60))
+
+
+def test_what_shifts_by_a_pixel_is_not_at_rest() -> None:
+    """Far hills before a walking camera hardly move, but they move."""
+    place = np.concatenate([spread(60, (0, 0), (640, 480)), spread(300, (250, 200), (330, 260))])
+    pairs = pairs_of(place, np.arange(360) >= 60)
+    assert not camera_rests([(number, one, two + np.array([0.8, 0.0])) for number, one, two in pairs])
 
 
 def test_without_motion_nothing_is_stuck() -> None:
     place = spread(100, (0, 0), (640, 480))
-    assert not stuck_points(pairs_of(place, np.zeros(100, bool)), 100, 640.0).any()
-    assert not stuck_points([], 100, 640.0).any()
+    assert not stuck_points(pairs_of(place, np.zeros(100, bool)), 100).any()
+    assert not stuck_points([], 100).any()
+    assert not camera_rests(pairs_of(place, np.zeros(100, bool)))
+    assert not camera_rests([])
 
 
 def test_a_slow_start_is_not_held_against_a_point() -> None:
     """Pairs of views that hardly differ say nothing: 5 px of motion are below what makes two views different."""
     place = spread(200, (0, 0), (640, 480))
     moves = np.arange(200) >= 100
-    assert not stuck_points(pairs_of(place, moves, views=2, step=5.0), 200, 640.0).any()
+    assert not stuck_points(pairs_of(place, moves, views=2, step=5.0), 200).any()

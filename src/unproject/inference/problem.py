@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 
-from unproject.inference.overlay import stuck_points
+from unproject.inference.overlay import PairPoints
 from unproject.inference.reprojection import Observations
 from unproject.inference.twoview import Pair, fit_pair
 from unproject.types import Tracks
@@ -150,12 +150,10 @@ def fit_pairs(seen: Observations, partners: list[tuple[int, int]], views: int, s
         return [pair for pair in pool.map(fit, partners) if pair is not None]
 
 
-def unstuck(seen: Observations, partners: list[tuple[int, int]], prior: CameraPrior) -> Observations:
-    """Without the points that stick to the image while the camera moves."""
-    table = _Table(seen, len(prior.group))
-    pairs = [table.common(*pair) for pair in partners]
-    stuck = stuck_points(pairs, int(seen.point.max()) + 1, float(prior.long_side_px.max()))
-    return seen.select(~stuck[seen.point])
+def common_points(seen: Observations, partners: list[tuple[int, int]], views: int) -> list[PairPoints]:
+    """What each pair of views shares."""
+    table = _Table(seen, views)
+    return [table.common(*pair) for pair in partners]
 
 
 class _Table:
@@ -165,7 +163,7 @@ class _Table:
         self.rows = rows_of(seen.view, views)  # sorted by point in each, as ``seen`` is
         self.seen = seen
 
-    def common(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def common(self, a: int, b: int) -> PairPoints:
         """The points that both views see, with their centred pixels in either."""
         rows_a, rows_b = self.rows[a], self.rows[b]
         points = self.seen.point

@@ -1,19 +1,19 @@
 """Cameras, focal length and points of one clip from 2D tracks alone: weak supervision at test time.
 
-Reliev3R's registration loss (its section 3.2) is minimised over everything at once, import os
-from cameras that all coincide: no
+Reliev3R's registration loss (its section 3.2) is minimised over everything at once, from cameras that all coincide: no
 incremental mapping, no growing windows, no weights. Relative rotations come from two-view geometry, are averaged, and
-the rest follows by letting the robust scale shrink from 100 to 1 pixel. Thresholds are pixels of an image of at most
-1280 on its long side.
+the rest follows by letting the robust scale shrink from 100 to 1 pixel. Where that explains too little, views are
+placed one by one (`unproject.inference.grow`). Thresholds are pixels of an image of at most 1280 on its long side.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from unproject.inference import bundle, grow, problem, reprojection, structure, windows
+from unproject.inference import bundle, grow, overlay, problem, reprojection, structure, windows
 from unproject.inference.bundle import Free
 from unproject.inference.problem import CameraPrior
 from unproject.inference.reprojection import Observations, State
@@ -33,9 +33,6 @@ FEW_OBSERVATIONS = 60_000
 """Up to here the last polish is over all tracks, not only those picked: cheap, and a tenth more accurate on photos."""
 SHARPEST_PX = 0.25
 """Robust scale of refined tracks, at least; the smaller, the less movers and false matches bend the cameras."""
-ONE_SCENE = 0.8
-"""Share of what moves in the image that one rigid scene explains. Where things move before a camera at rest it is less
-(a hand and a kettle: .73; a shelf behind a gripper: .90), and what was taken for stuck to the image is the scene."""
 LEAST_FOCAL = 0.4
 """Share of the focal length at the start below which the angle loss has let it run off."""
 LEAST_PATH = 0.015
@@ -73,23 +70,10 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     prior = prior.of(views)
     seen, track = problem.observations(tracks, views, prior)
     partners = problem.partners(seen, len(views))
-    loose = problem.unstuck(seen, partners, prior)
-    solved = _solved(tracks, views, prior, loose, track, partners, seed)
-    if len(loose) < len(seen) and solved.good.mean() < ONE_SCENE:
-        return _solved(tracks, views, prior, seen, track, partners, seed)
-    return solved
-
-
-def _solved(
-    tracks: Tracks,
-    views: np.ndarray,
-    prior: CameraPrior,
-    seen: Observations,
-    track: np.ndarray,
-    partners: list[tuple[int, int]],
-    seed: int,
-) -> Solved:
-    """The views from the observations ``seen``; ``prior`` speaks of these views only."""
+    common = problem.common_points(seen, partners, len(views))
+    if overlay.camera_rests(common) and not prior.posed.any():
+        return _finished(views, _at_rest(seen, prior), "static", seen, track, prior)
+    seen = seen.select(~overlay.stuck_points(common, len(track))[seen.point])
     picked = problem.numbered(seen.select(problem.picked(seen, len(views), np.random.default_rng(seed))))
     pairs = problem.fit_pairs(picked, partners, len(views), seed)
     turning = _without_parallax(picked, pairs, prior, seed)
@@ -221,6 +205,21 @@ def _unsolved(pairs: list[Pair], prior: CameraPrior, seen: Observations, seed: i
     rotation = average_rotations(len(posed), relatives, known)
     centre = np.where(posed[:, None], prior.world_from_cam[:, :3, 3], 0.0)
     centre[~posed] = centre[posed].mean(0) if posed.any() else 0.0
+    return _far_away(seen, prior, rotation, centre, focal)
+
+
+def _at_rest(seen: Observations, prior: CameraPrior) -> State:
+    """A camera that stands still; its focal length is the prior's or one long side, since nothing tells it."""
+    views = len(prior.group)
+    side = np.array([prior.long_side_px[prior.group == group].max(initial=1.0) for group in range(len(prior.focal_px))])
+    focal = np.where(np.isfinite(prior.focal_px), prior.focal_px, side)
+    return _far_away(seen, prior, np.tile(np.eye(3), (views, 1, 1)), np.zeros((views, 3)), focal)
+
+
+def _far_away(
+    seen: Observations, prior: CameraPrior, rotation: np.ndarray, centre: np.ndarray, focal: np.ndarray
+) -> State:
+    """These cameras and points at distance 1."""
     bare = State(
         rotation=rotation,
         centre=centre,
