@@ -179,10 +179,21 @@ def test_full_disk(tmp_path, clip, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(disk.np.lib.format, "write_array", full)
-    monkeypatch.setattr(disk.json, "dumps", full)
     code, line = run(capsys, "reconstruct", clip, "-o", tmp_path / "out")
     assert code == 1 and "no space left" in line
     assert nothing_in(tmp_path / "out")
+
+
+def test_masks_that_are_not_there_are_missed_at_the_door(tmp_path, clip, capsys, monkeypatch):
+    """Not after the whole video was tracked."""
+    import unproject.inference.reconstruct as run_module
+
+    monkeypatch.setattr(run_module, "gather", lambda *_: pytest.fail("the input was read"))
+    (tmp_path / "empty").mkdir()
+    for name, words in (("nowhere", "check --masks"), ("empty", "no mask for any frame")):
+        code, line = run(capsys, "reconstruct", clip, "-o", tmp_path / "out", "--masks", tmp_path / name)
+        assert code == 3 and words in line
+        assert nothing_in(tmp_path / "out")
 
 
 def test_single_frames_give_what_can_honestly_be_given(tmp_path, clip, capsys):

@@ -1,4 +1,4 @@
-"""Imports point down: each layer of the stack sees only what stands below it (DESIGN: "The house")."""
+"""Imports point down: each layer of the stack sees only what stands below it (CONTRIBUTING: "The stack")."""
 
 import ast
 import subprocess

@@ -69,18 +69,18 @@ def reconstruct(
         output: Folder for the result; needed unless --dry-run.
         sample: Use the sample clip that comes with the package.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
-        masks: Folder with one mask per frame; black pixels are ignored.
+        masks: Folder with one mask per frame; nothing is tracked or claimed on black pixels.
         every: Take every n-th frame.
         fps: Take at most so many frames per second of a video.
         start: Begin at this second of a video, or at this number in a list of images.
         end: Stop before this second or number.
         max_frames: Take at most so many frames, spread evenly.
         device: auto, cpu, cuda or cuda:N.
-        dtype: Precision of networks.
+        dtype: Precision of networks; without one all runs on the CPU in full precision.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
         resume: Go on with an interrupted run: what it has done is not done again.
-        dry_run: Say what would be read, and what memory and time it takes; write nothing.
+        dry_run: Say what would be read, and what memory and disk it takes; write nothing.
         json: Print the result as JSON.
         quiet: No progress bars, no notes.
     """
@@ -193,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        print("unproject: interrupted; reconstruct --resume goes on where it stopped", file=sys.stderr)
+        hint = "; --resume goes on with what is done" if arguments[:1] == ["reconstruct"] else ""
+        print(f"unproject: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

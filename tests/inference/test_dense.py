@@ -119,12 +119,19 @@ def test_the_number_of_workers_changes_nothing(moving_clip: ClipData) -> None:
 
 
 def test_leaving_early_ends_all_threads_and_restores_settings(moving_clip: ClipData) -> None:
-    torch_threads, threads = torch.get_num_threads(), threading.active_count()
-    stream = dense_maps(dense_clip(moving_clip, step=2))
-    next(stream)
-    stream.close()
-    assert threading.active_count() == threads
-    assert torch.get_num_threads() == torch_threads
+    usual, threads = (torch.get_num_threads(), cv2.getNumThreads()), threading.active_count()
+    torch.set_num_threads(3)
+    cv2.setNumThreads(3)
+    try:
+        stream = dense_maps(dense_clip(moving_clip, step=2))
+        next(stream)
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
+        stream.close()
+        assert threading.active_count() == threads
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (3, 3)
+    finally:
+        torch.set_num_threads(usual[0])
+        cv2.setNumThreads(usual[1])
 
 
 def test_wrong_cameras_claim_less(moving_clip: ClipData, moving_maps: list[FrameMaps]) -> None:

@@ -67,7 +67,7 @@ def test_rounding_of_the_working_size_is_undone(size: tuple[int, int]) -> None:
     """The corner of a working image is the corner of the original, exactly, though neither side divides."""
     infos = (info(*size),)
     scale = work_scales(infos, 960)
-    corner = torch.tensor([evidence._size(infos[0], scale[0])], dtype=torch.float32)
+    corner = torch.tensor([evidence._sizes(infos, scale)[0].tolist()], dtype=torch.float32)
     tracks = Tracks(
         view=torch.zeros(1, dtype=torch.long), track=torch.zeros(1, dtype=torch.long), uv=corner, weight=torch.ones(1)
     )
@@ -89,6 +89,20 @@ def test_a_pixel_keeps_its_place_through_decoding_resizing_and_tracking(tmp_path
     one = (info(1284, 702),)
     corner = np.array([1284, 702]) * found.work_scale[0] * network_scale(one, found.work_scale[:1])[0]
     np.testing.assert_allclose(corner, network_size(one[0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1283, 701), (2101, 1402)])
+def test_the_scale_of_the_greys_is_that_of_their_whole_pixels(tmp_path, size: tuple[int, int]) -> None:
+    """1402 * 1920 / 2101 = 1281.22 pixels are 1281: the last corner of either image is the same corner."""
+    width, height = size
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
+    with Pictures(open_source([path])) as pictures:
+        assert len(list(pictures.decode(silent))) == 1
+        (grey,) = pictures.greys
+        assert max(grey.shape) == min(width, evidence.SHARP_SIDE)
+        np.testing.assert_allclose(pictures.grey_scale[0] * size, grey.shape[::-1], rtol=1e-12)
+        assert max(pictures.kept[0].shape) == evidence.PHOTO_SIDE
 
 
 @pytest.mark.parametrize("video", [True, False])
@@ -144,10 +158,10 @@ class TestMasks:
         with pytest.raises(InputError, match="160x120, its image 320x240"):
             gathered(clip, masks)
 
-    def test_a_folder_without_any_mask_is_refused(self, clip, tmp_path) -> None:
+    def test_a_folder_without_any_mask_is_refused(self, tmp_path) -> None:
         masks = self.mask(tmp_path / "masks", "holiday.png")
         with pytest.raises(InputError, match="no mask for any frame"):
-            gathered(clip, masks)
+            evidence.check_masks(masks, [info(320, 240)])
         with pytest.raises(InputError, match="check --masks"):
             gathered(clip, tmp_path / "nowhere")
 

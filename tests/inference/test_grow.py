@@ -85,8 +85,8 @@ def test_a_view_without_a_true_point_is_left_out_and_the_others_stay() -> None:
     np.testing.assert_allclose(again.state.centre, solved.state.centre, atol=0.05)
 
 
-def test_points_in_one_place_give_no_pose() -> None:
-    """OpenCV fails an assertion there."""
+def test_points_in_one_place_break_nothing() -> None:
+    """OpenCV fails an assertion there: no pose, or at least a finite one."""
     seen = Observations(view=np.zeros(8, int), point=np.arange(8), xy=np.zeros((8, 2)), weight=np.ones(8))
     state = State(
         rotation=np.eye(3)[None],

@@ -159,6 +159,18 @@ def test_same_seed_same_cameras() -> None:
     assert (first.state.centre == second.state.centre).all()
 
 
+def test_views_that_agree_on_no_geometry_are_no_part() -> None:
+    """A crowd: as many common points as one likes, and every one goes its own way."""
+    world = make_world(views=4, points=40)
+    astray = 200 * torch.rand(world.tracks.uv.shape, generator=torch.Generator().manual_seed(0))
+    crowd = replace(world.tracks, uv=world.tracks.uv + astray)
+    assert refine.solve_component(crowd, np.arange(4), world.prior()) is None
+
+
+def test_known_poses_need_no_pair_that_agrees() -> None:
+    assert (average_rotations(3, [], {1: np.diag([1.0, -1, -1])})[[0, 1]] == [np.eye(3), np.diag([1.0, -1, -1])]).all()
+
+
 def test_better_placed_tracks_make_better_cameras() -> None:
     """Movers that drift by up to 2 px pass for noise while there is much of it; with less of it they count for less."""
     noisy, sharp = (make_world(noise_px=noise_px, astray=0.3) for noise_px in (0.5, 0.05))

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from unproject.errors import UnprojectError
 from unproject.io.frame_store import FrameStore
 
 
@@ -22,3 +25,12 @@ def test_closed_store_refuses() -> None:
         store.append(np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match="closed"):
         store[0]
+
+
+@pytest.mark.parametrize("full", [lambda data: len(data) // 2, lambda data: (_ for _ in ()).throw(OSError("no space"))])
+def test_a_full_disk_is_said_with_its_folder(monkeypatch, full):
+    with FrameStore() as store:
+        place = store._file
+        monkeypatch.setattr(store, "_file", SimpleNamespace(tell=place.tell, write=full, close=place.close))
+        with pytest.raises(UnprojectError, match=r"no space left in .*TMPDIR"):
+            store.append(np.zeros((4, 4), np.uint8))

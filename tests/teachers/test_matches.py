@@ -173,8 +173,8 @@ def test_pairs_of_many_views_reach_all_and_do_not_depend_on_names():
 
 
 def slow_merge(features, found, klt=None):
-    """Groups by hand: sets of (view, place, weight) joined until nothing changes."""
-    nodes = [(view, tuple(uv.tolist()), 1.0) for view, item in enumerate(features) for uv in item.uv]
+    """Groups by hand: sets of (view, place, weight, rank) joined until nothing changes."""
+    nodes = [(view, tuple(uv.tolist()), 1.0, 1.0) for view, item in enumerate(features) for uv in item.uv]
     start = np.cumsum([0] + [len(item.uv) for item in features])
     parent = list(range(len(nodes)))
 
@@ -189,7 +189,7 @@ def slow_merge(features, found, klt=None):
     if klt is not None:
         first = {}
         for view, number, uv, weight in zip(klt.view, klt.track, klt.uv, klt.weight, strict=True):
-            nodes.append((int(view), tuple(uv.tolist()), 2 * float(weight)))
+            nodes.append((int(view), tuple(uv.tolist()), float(weight), 2 * float(weight)))
             parent.append(len(parent))
             parent[root(len(nodes) - 1)] = root(first.setdefault(int(number), len(nodes) - 1))
         tracked = range(int(start[-1]), len(nodes))
@@ -205,8 +205,8 @@ def slow_merge(features, found, klt=None):
     tracks = set()
     for group in groups.values():
         views = {}
-        for view, uv, weight in sorted(group, key=lambda node: -node[2]):
-            views.setdefault(view, []).append((uv, min(weight, 1.0)))
+        for view, uv, weight, _ in sorted(group, key=lambda node: -node[3]):
+            views.setdefault(view, []).append((uv, weight))
         torn = any(np.hypot(*np.subtract(seen[0][0], uv)) > APART_PX for seen in views.values() for uv, _ in seen)
         if len(views) >= 2 and not torn:
             tracks.add(frozenset((view, seen[0]) for view, seen in views.items()))

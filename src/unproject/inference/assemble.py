@@ -166,9 +166,9 @@ def track_colours(tracks: Tracks, images: Sequence[np.ndarray], network_scale: n
 
 
 def rescaled(tracks: Tracks, factor: np.ndarray) -> Tracks:
-    """Tracks in other pixels, of which each view has so many (N) per pixel of before."""
-    of_row = torch.as_tensor(factor[tracks.view.numpy()], dtype=torch.float32)
-    return replace(tracks, uv=tracks.uv * of_row[:, None])
+    """Tracks in other pixels, of which each view has so many (N, or N 2) per pixel of before."""
+    per_axis = np.broadcast_to(factor.reshape(len(factor), -1), (len(factor), 2))
+    return replace(tracks, uv=tracks.uv * torch.as_tensor(per_axis[tracks.view.numpy()], dtype=torch.float32))
 
 
 def for_maps(cameras: Cameras, to_original: Sequence[Tensor]) -> Cameras:

@@ -4,7 +4,7 @@ A run that was never interrupted goes on from the same arrays, so both end in th
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -22,22 +22,17 @@ from unproject.io.writer import ResultWriter
 Result = TypeVar("Result")
 
 
-def stage(
-    writer: ResultWriter | None, name: str, kind: type[Result], make: Callable[[], Result], **given: Any
-) -> Result:
-    """What ``make`` makes (a dataclass of type ``kind``), or made before the run was interrupted.
-
-    ``given``: fields that are not put aside, as the result shall have them.
-    """
+def stage(writer: ResultWriter | None, name: str, kind: type[Result], make: Callable[[], Result]) -> Result:
+    """What ``make`` makes (a dataclass of type ``kind``), or made before the run was interrupted."""
     arrays = None if writer is None else writer.kept(name)
     if arrays is None:
-        arrays = to_arrays(make(), leave_out=given)
+        arrays = to_arrays(make())
         if writer is not None:
             writer.keep(name, arrays)
-    return from_arrays(kind, arrays, **given)
+    return from_arrays(kind, arrays)
 
 
-def to_arrays(value: Any, leave_out: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def to_arrays(value: Any) -> dict[str, np.ndarray]:
     """Everything inside nested dataclasses and lists under its dotted path; None leaves nothing."""
     if value is None:
         return {}
@@ -46,15 +41,15 @@ def to_arrays(value: Any, leave_out: Iterable[str] = ()) -> dict[str, np.ndarray
     if isinstance(value, list):
         parts = {str(number): item for number, item in enumerate(value)}
     elif is_dataclass(value):
-        parts = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in leave_out}
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
     else:
         raise TypeError(f"{type(value).__name__} cannot be put aside as arrays")
     inside = {name: to_arrays(part) for name, part in parts.items()}
     return {f"{name}.{path}".rstrip("."): array for name in inside for path, array in inside[name].items()}
 
 
-def from_arrays(kind: Any, arrays: Mapping[str, np.ndarray], **given: Any) -> Any:
-    """Inverse of `to_arrays`: a value of the type ``kind`` with ``given`` for the fields that were left out.
+def from_arrays(kind: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Inverse of `to_arrays`: a value of the type ``kind``.
 
     Raises:
         UsageError: the arrays are not those of such a value.
@@ -65,8 +60,7 @@ def from_arrays(kind: Any, arrays: Mapping[str, np.ndarray], **given: Any) -> An
         numbers = dict.fromkeys(path.partition(".")[0] for path in arrays)
         return [from_arrays(get_args(kind)[0], _inside(arrays, number)) for number in numbers]
     if is_dataclass(kind):
-        kept = [field for field in fields(kind) if field.name not in given]
-        return kind(**{field.name: from_arrays(field.type, _inside(arrays, field.name)) for field in kept}, **given)
+        return kind(**{field.name: from_arrays(field.type, _inside(arrays, field.name)) for field in fields(kind)})
     if list(arrays) != [""]:
         raise UsageError("the interrupted run was of another version of unproject; overwrite starts again")
     array = arrays[""]

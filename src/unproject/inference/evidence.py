@@ -1,6 +1,5 @@
 """One pass over the input: tracks through all frames, which frames to solve with, small images for later."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -41,23 +40,26 @@ class Pictures:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.small, self.kept, self._large = FrameStore(), FrameStore(), FrameStore()
+        self.small, self.kept = FrameStore(), FrameStore()
         video = source.kind == "video"
         self.work_scale = work_scales(source.infos, VIDEO_SIDE if video else PHOTO_SIDE)
-        self.grey_scale = work_scales(source.infos, VIDEO_SIDE if video else SHARP_SIDE)
-        """N, pixels of ``greys`` per original pixel."""
+        """N, working pixels per original pixel."""
+        self._work_size = _sizes(source.infos, self.work_scale)
+        self._grey_size = _sizes(source.infos, work_scales(source.infos, VIDEO_SIDE if video else SHARP_SIDE))
+        self._large = FrameStore() if (self._grey_size != self._work_size).any() else self.kept
 
     def decode(self, progress: Progress, stage: str = "read") -> Iterator[np.ndarray]:
         """Decode everything once, filling ``small`` (RGB at network size); pass on the greys at working size.
 
-        Those of photos are put into ``kept``, where they can be read at random.
+        Those of photos are put into ``kept``, where they can be read at random, and larger ones aside for `greys`.
         """
         for number, frame in enumerate(progress(self.source, stage, len(self.source))):
             self.small.append(resize(frame.image, *network_size(frame.info)))
-            grey = _grey(frame, self.work_scale[number])
+            grey = _grey(frame, self._work_size[number])
             if self.source.kind == "images":
                 self.kept.append(grey)
-                self._large.append(_grey(frame, self.grey_scale[number]))
+            if self._large is not self.kept:
+                self._large.append(_grey(frame, self._grey_size[number]))
             yield grey
 
     @property
@@ -65,7 +67,12 @@ class Pictures:
         """What tracks are sharpened with, in order; after `decode`."""
         if self.source.kind == "images":
             return self._large
-        return (_grey(frame, self.grey_scale[number]) for number, frame in enumerate(self.source))
+        return (_grey(frame, self._grey_size[number]) for number, frame in enumerate(self.source))
+
+    @property
+    def grey_scale(self) -> np.ndarray:
+        """N 2, pixels of `greys` per original pixel, exactly: their sizes are whole."""
+        return self._grey_size / _originals(self.source.infos)
 
     def __enter__(self) -> "Pictures":
         return self
@@ -126,7 +133,7 @@ def network_size(info: FrameInfo) -> tuple[int, int]:
 def network_scale(infos: Sequence[FrameInfo], work_scale: np.ndarray) -> np.ndarray:
     """N 2, network pixels per working pixel."""
     network = np.array([network_size(info) for info in infos])
-    return network / (np.array([[info.width, info.height] for info in infos]) * work_scale[:, None])
+    return network / (_originals(infos) * work_scale[:, None])
 
 
 def _of_sequence(greys: Iterable[np.ndarray], pictures: Pictures, masks: Path | None, seed: int) -> Evidence:
@@ -157,7 +164,7 @@ def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tupl
     here = np.isin(tracks.view.numpy(), numbers)
     place = np.searchsorted(numbers, tracks.view.numpy()[here])
     common = common_tracks(place, tracks.track.numpy()[here], len(numbers)).toarray()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumThreads()) as pool:
         features = list(pool.map(lambda number: matches.detect(greys[number], LOOP_POINTS), numbers))
         apart = [(a, b) for a, b in combinations(range(len(numbers)), 2) if common[a, b] < MIN_COMMON]
         found = pool.map(lambda pair: matches.match_pair(features, *pair, seed=seed), apart)
@@ -171,12 +178,18 @@ def _with_loops(tracks: Tracks, greys: dict[int, np.ndarray], seed: int) -> tupl
     return matches.merge(places, sure, tracks), np.unique([[m.a, m.b] for m in sure])
 
 
-def _size(info: FrameInfo, scale: float) -> tuple[int, int]:
-    return max(1, round(info.width * scale)), max(1, round(info.height * scale))
+def _originals(infos: Sequence[FrameInfo]) -> np.ndarray:
+    """N 2, width and height."""
+    return np.array([[info.width, info.height] for info in infos])
 
 
-def _grey(frame: Frame, scale: float) -> np.ndarray:
-    return resize(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), *_size(frame.info, scale))
+def _sizes(infos: Sequence[FrameInfo], scale: np.ndarray) -> np.ndarray:
+    """N 2, width and height in whole pixels."""
+    return np.maximum(np.round(_originals(infos) * scale[:, None]).astype(int), 1)
+
+
+def _grey(frame: Frame, size: np.ndarray) -> np.ndarray:
+    return resize(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), *size.tolist())
 
 
 def _in_place(tracks: Tracks, pictures: Pictures, masks: Path | None) -> Tracks:
@@ -187,9 +200,8 @@ def _in_place(tracks: Tracks, pictures: Pictures, masks: Path | None) -> Tracks:
 
 def _as_if_exact(tracks: Tracks, infos: tuple[FrameInfo, ...], scale: np.ndarray) -> Tracks:
     """Tracks as if the working images had not been rounded to whole pixels."""
-    sizes = np.array([_size(info, factor) for info, factor in zip(infos, scale, strict=True)])
-    exact = np.array([[info.width, info.height] for info in infos]) * scale[:, None]
-    factor = torch.as_tensor((exact / sizes)[tracks.view.numpy()], dtype=torch.float32)
+    exact = _originals(infos) * scale[:, None] / _sizes(infos, scale)
+    factor = torch.as_tensor(exact[tracks.view.numpy()], dtype=torch.float32)
     return replace(tracks, uv=tracks.uv * factor)
 
 
@@ -197,21 +209,33 @@ def _uncovered(tracks: Tracks, masks: Path | None, infos: tuple[FrameInfo, ...],
     """Tracks without the observations on black pixels of the masks; frames without a mask keep all."""
     if masks is None:
         return tracks
-    if not masks.is_dir():
-        raise InputError(f"{masks} is no folder of masks: check --masks")
     keep, rows = np.ones(len(tracks.view), bool), rows_of(tracks.view.numpy(), len(infos))
-    found = 0
     for number, info in enumerate(infos):
         mask = mask_of(masks, info, number)
         if mask is None:
             continue
-        found += 1
         row = rows[number]
         column, line = (tracks.uv.numpy()[row] / scale[number]).astype(int).T
         keep[row] = mask[line.clip(0, info.height - 1), column.clip(0, info.width - 1)]
-    if not found:
-        raise InputError(f"{masks} holds no mask for any frame: name them like the images, or 000000.png for a video")
     return tracks.select(torch.as_tensor(keep))
+
+
+def check_masks(masks: Path, infos: Sequence[FrameInfo]) -> None:
+    """Fail before any work is done.
+
+    Raises:
+        InputError: no such folder, or it holds no mask of any frame.
+    """
+    if not masks.is_dir():
+        raise InputError(f"{masks} is no folder of masks: check --masks")
+    if not any(_mask_path(masks, info, number) for number, info in enumerate(infos)):
+        raise InputError(f"{masks} holds no mask for any frame: name them like the images, or 000000.png for a video")
+
+
+def _mask_path(masks: Path, info: FrameInfo, number: int) -> Path | None:
+    name = Path(info.file)
+    candidates = (masks / f"{stem}.png" for stem in (name.name, name.stem, f"{number:06d}"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def mask_of(masks: Path, info: FrameInfo, number: int) -> np.ndarray | None:
@@ -220,12 +244,10 @@ def mask_of(masks: Path, info: FrameInfo, number: int) -> np.ndarray | None:
     Raises:
         InputError: the mask has another size than its image.
     """
-    name = Path(info.file)
-    for candidate in (f"{name.name}.png", f"{name.stem}.png", f"{number:06d}.png"):
-        path = masks / candidate
-        if path.is_file():
-            mask = np.asarray(read_image(path).any(axis=2))
-            if mask.shape != (info.height, info.width):
-                raise InputError(f"{path} is {mask.shape[1]}x{mask.shape[0]}, its image {info.width}x{info.height}")
-            return mask
-    return None
+    path = _mask_path(masks, info, number)
+    if path is None:
+        return None
+    mask = np.asarray(read_image(path).any(axis=2))
+    if mask.shape != (info.height, info.width):
+        raise InputError(f"{path} is {mask.shape[1]}x{mask.shape[0]}, its image {info.width}x{info.height}")
+    return mask

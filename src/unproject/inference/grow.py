@@ -147,14 +147,6 @@ def _with_new_points(here: Observations, growth: _Growth) -> State:
 
 def _held(seen: Observations, state: State) -> np.ndarray:
     """Points that at least two views see where they are, from far enough apart (bool, P)."""
-    good = structure.inliers(seen, state, FIT_PX)
-    fits = seen.select(good)
+    fits = seen.select(structure.inliers(seen, state, FIT_PX))
     count = np.bincount(fits.point, minlength=len(state.points))
-    offset = state.points[fits.point] - state.centre[fits.view]
-    ray = offset / np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1e-12)
-    total = np.zeros_like(state.points)
-    np.add.at(total, fits.point, ray)
-    mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-    wide = np.zeros(len(state.points))
-    np.maximum.at(wide, fits.point, np.arccos(np.clip((ray * mean[fits.point]).sum(1), -1, 1)))
-    return (count >= 2) & (2 * wide > WIDE_RAD)
+    return (count >= 2) & (structure.parallax_rad(fits, state) > WIDE_RAD)

@@ -1,9 +1,9 @@
 """The problem before it is solved: what is known of the cameras, which tracks to solve with, which views to compare."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
@@ -146,7 +146,7 @@ def fit_pairs(seen: Observations, partners: list[tuple[int, int]], views: int, s
         _, xy_a, xy_b = table.common(*pair)
         return fit_pair(*pair, xy_a, xy_b, scale_px=1.5, seed=seed)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumThreads()) as pool:
         return [pair for pair in pool.map(fit, partners) if pair is not None]
 
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +20,21 @@ from threadpoolctl import threadpool_limits
 
 from unproject.errors import MemoryLimitError, UsageError
 from unproject.inference import assemble, checkpoint, dense, problem, tracks3d
-from unproject.inference.evidence import Evidence, Pictures, gather, network_scale, network_size
+from unproject.inference.evidence import (
+    Evidence,
+    Pictures,
+    check_masks,
+    gather,
+    mask_of,
+    network_scale,
+    network_size,
+)
 from unproject.inference.extend import extended
 from unproject.inference.refine import Solved, polished, solve_component
 from unproject.inference.sharpen import sharpened
 from unproject.io import schema
 from unproject.io.cameras import MatchedCameras, read_cameras
-from unproject.io.images import to_original
+from unproject.io.images import resize, to_original
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
 from unproject.io.writer import ResultWriter
@@ -35,7 +43,8 @@ from unproject.teachers.tracks import LEAST_TRUST
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
 
 NO_DEPTH = {
-    "static": "the camera stands still: no parallax, so no depth; motion in the image is given",
+    "static": "the camera stands still: no parallax, so no depth, and nothing tells the focal length (it is as given, "
+    "from EXIF, or a guess); motion in the image is given",
     "rotation_only": "the camera only turns: its rotation and focal length are given, depth is not to be had",
 }
 
@@ -114,8 +123,8 @@ def reconstruct(
     With ``output`` the result is written there frame by frame and memory does not grow with the maps; without, they are
     held in memory. ``resume`` goes on from the stages and frames that an interrupted run has done, to the maps, points
     and cameras it would have ended in. ``cameras`` names a file of known cameras, which are kept and reported;
-    ``masks`` a folder of images whose black pixels are ignored. ``provenance["state"]`` is "partial" where less was
-    found than asked for, and ``provenance["notes"]`` says what.
+    ``masks`` a folder of images: nothing is tracked or claimed on their black pixels. ``provenance["state"]`` is
+    "partial" where less was found than asked for, and ``provenance["notes"]`` says what.
 
     Raises:
         InputError: something cannot be read, or contradicts itself.
@@ -127,7 +136,12 @@ def reconstruct(
     _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
     masked = None if masks is None else Path(masks)
-    settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed}
+    if masked is not None:
+        check_masks(masked, opened.infos)
+    if output is None and (overwrite or resume):
+        raise UsageError("overwrite and resume need an output folder")
+    selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed, **selection}
     with ExitStack() as stack:
         writer = None
         if output is not None:
@@ -145,7 +159,7 @@ def reconstruct(
             solve = partial(_solve, pictures, evidence, known, seed, progress)
             solution = checkpoint.stage(writer, "solution", _Solution, solve)
         with clock("depth"):
-            maps, tracks = _densify(pictures, evidence, solution, writer, progress)
+            maps, tracks = _densify(pictures, evidence, solution, masked, writer, progress)
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
         result = Reconstruction(
             frames=opened.infos,
@@ -183,11 +197,12 @@ def _solve(
         solve_component(_rows(straight, on_keyframes), views, prior, seed=seed)
         for views in progress(components, "solve")
     ]
+    parts = [part for part in parts if part is not None]
     whole = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(whole, infos, prior, known, scale)
     tracks = _sharpened(pictures, evidence, whole, cameras, progress)
     straight = assemble.ideal_tracks(tracks, known, scale)
-    parts = [polished(part, _rows(straight, on_keyframes), prior) for part in parts]
+    parts = [polished(part, _rows(straight, on_keyframes), prior, seed=seed) for part in parts]
     parts = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(parts, infos, prior, known, scale)
     colours = assemble.track_colours(tracks, pictures.small, network_scale(infos, scale))
@@ -200,8 +215,8 @@ def _sharpened(
     pictures: Pictures, evidence: Evidence, parts: list[Solved], cameras: Cameras, progress: Progress
 ) -> Tracks:
     """The tracks as the largest greys at hand show them, back in working pixels."""
-    of_greys, larger = pictures.grey_scale, pictures.grey_scale / evidence.work_scale
-    there = assemble.for_maps(cameras, [torch.diag(torch.tensor([1 / s, 1 / s, 1.0])) for s in of_greys])
+    larger = pictures.grey_scale / evidence.work_scale[:, None]
+    there = assemble.for_maps(cameras, [torch.tensor([1 / x, 1 / y, 1.0]).diag() for x, y in pictures.grey_scale])
     tracks = assemble.rescaled(evidence.tracks, larger)
     tracks = sharpened(tracks, parts, there, pictures.greys, ordered=evidence.ordered, progress=progress)
     return assemble.rescaled(tracks, 1 / larger)
@@ -231,7 +246,12 @@ def _notes(parts: list[Solved], cameras: Cameras, infos: Sequence[FrameInfo]) ->
 
 
 def _densify(
-    pictures: Pictures, evidence: Evidence, solution: _Solution, writer: ResultWriter | None, progress: Progress
+    pictures: Pictures,
+    evidence: Evidence,
+    solution: _Solution,
+    masks: Path | None,
+    writer: ResultWriter | None,
+    progress: Progress,
 ) -> tuple[Sequence[FrameMaps], MovingTracks]:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
     original = assemble.rescaled(solution.tracks, 1 / evidence.work_scale)
@@ -247,14 +267,16 @@ def _densify(
         camera_motion=[part.motion for part in solution.parts],
     )
     held: list[FrameMaps] = []
-    for index, maps in enumerate(progress(_all_maps(clip, writer), "depth", len(infos))):
+    for index, maps in enumerate(progress(_all_maps(clip, infos, masks, writer), "depth", len(infos))):
         lifter.add(index, maps)
         if writer is None:
             held.append(maps)
     return (held if writer is None else writer.maps), lifter.finish()
 
 
-def _all_maps(clip: dense.DenseClip, writer: ResultWriter | None) -> Iterator[FrameMaps]:
+def _all_maps(
+    clip: dense.DenseClip, infos: Sequence[FrameInfo], masks: Path | None, writer: ResultWriter | None
+) -> Iterator[FrameMaps]:
     """The maps of every frame as a disk gives them back: read where they lie there already, else made and written."""
     frames = range(len(clip.images))
     done = frozenset() if writer is None else frozenset(writer.done)
@@ -263,10 +285,20 @@ def _all_maps(clip: dense.DenseClip, writer: ResultWriter | None) -> Iterator[Fr
         if writer is not None and frame in done:
             yield writer.maps[frame]
             continue
-        maps = schema.rounded(next(made))
+        mask = None if masks is None else mask_of(masks, infos[frame], frame)
+        maps = schema.rounded(_unclaimed(next(made), mask))
         if writer is not None:
             writer.write(frame, maps)
         yield maps
+
+
+def _unclaimed(maps: FrameMaps, mask: np.ndarray | None) -> FrameMaps:
+    """Nothing is claimed of pixels that touch a black one of the mask (bool, original pixels)."""
+    if mask is None:
+        return maps
+    share = torch.from_numpy(resize(mask.astype(np.uint8) * 255, *reversed(maps.depth.shape)))
+    usable = share == 255
+    return replace(maps, valid=maps.valid & usable, confidence=maps.confidence * usable, motion=maps.motion * usable)
 
 
 def _check_device(device: str, dtype: str) -> None:

@@ -1,16 +1,17 @@
 """Cameras, focal length and points of one clip from 2D tracks alone: weak supervision at test time.
 
-Reliev3R's registration loss (its section 3.2) is minimised over everything at once, from cameras that all coincide: no
-incremental mapping, no growing windows, no weights. Relative rotations come from two-view geometry, are averaged, and
-the rest follows by letting the robust scale shrink from 100 to 1 pixel. Where that explains too little, views are
-placed one by one (`unproject.inference.grow`). Thresholds are pixels of an image of at most 1280 on its long side.
+Reliev3R's registration loss (its section 3.2) is minimised over everything at once, from cameras that all coincide: all
+views start at once (long clips in windows), without weights. Relative rotations come from two-view geometry, are
+averaged, and the rest follows by letting the robust scale shrink from 100 to 1 pixel. Where that explains too little,
+views are placed one by one (`unproject.inference.grow`). Thresholds are pixels of an image of at most 1280 on its long
+side.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from unproject.inference import bundle, grow, overlay, problem, reprojection, structure, windows
@@ -61,11 +62,11 @@ class Solved:
     """Robust scale that suits the noise of its tracks."""
 
 
-def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, seed: int = 0) -> Solved:
+def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, seed: int = 0) -> Solved | None:
     """Solve one connected set of views, given by their numbers in ``tracks`` and ``prior``.
 
     Does not fail on degenerate motion: ``Solved.motion`` says what could honestly be found. Views that too few of their
-    points speak for are not among ``Solved.views``.
+    points speak for are not among ``Solved.views``; None where no two views agree on any geometry.
     """
     prior = prior.of(views)
     seen, track = problem.observations(tracks, views, prior)
@@ -74,8 +75,12 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     if overlay.camera_rests(common) and not prior.posed.any():
         return _finished(views, _at_rest(seen, prior), "static", seen, track, prior)
     seen = seen.select(~overlay.stuck_points(common, len(track))[seen.point])
+    if not len(seen):
+        return None
     picked = problem.numbered(seen.select(problem.picked(seen, len(views), np.random.default_rng(seed))))
     pairs = problem.fit_pairs(picked, partners, len(views), seed)
+    if not pairs and not prior.posed.any():
+        return None
     turning = _without_parallax(picked, pairs, prior, seed)
     if turning is not None:
         return _finished(views, *turning, seen, track, prior)
@@ -99,7 +104,7 @@ def solve_component(tracks: Tracks, views: np.ndarray, prior: CameraPrior, *, se
     return _finished(views, state, "full", seen, track, prior)
 
 
-def polished(solved: Solved, tracks: Tracks, prior: CameraPrior) -> Solved:
+def polished(solved: Solved, tracks: Tracks, prior: CameraPrior, *, seed: int = 0) -> Solved:
     """The same solution fitted to its tracks as they were placed anew (`unproject.inference.sharpen`).
 
     The robust scale follows the noise: four times the median error, between `SHARPEST_PX` and 1 pixel.
@@ -111,7 +116,7 @@ def polished(solved: Solved, tracks: Tracks, prior: CameraPrior) -> Solved:
     seen = seen.select(np.isin(seen.point, solved.seen.point))
     chosen = seen
     if len(seen) > FEW_OBSERVATIONS:
-        chosen = seen.select(problem.picked(seen, len(solved.views), np.random.default_rng(0)))
+        chosen = seen.select(problem.picked(seen, len(solved.views), np.random.default_rng(seed)))
     names = np.unique(chosen.point)
     chosen = problem.numbered(chosen)
     state = replace(solved.state, points=solved.state.points[names])
@@ -134,7 +139,7 @@ def _best_of_starts(seen: Observations, pairs: list[Pair], prior: CameraPrior, s
 
     Also says which views have a place (bool, V): where views were placed one by one, not all may.
     """
-    state = _narrowed(seen, _placed(seen, _unsolved(pairs, prior, seen, seed), prior, seed), prior)
+    state = _narrowed(seen, _positioned(seen, _unsolved(pairs, prior, seen, seed), prior, seed), prior)
     state = _repaired(seen, state, prior)
     best = state, np.ones(len(prior.group), bool)
     if _well_explained(seen, *best) or len(prior.group) > FEW_VIEWS or prior.posed.any():
@@ -187,7 +192,7 @@ def _fits(seen: Observations, state: State, placed: np.ndarray) -> np.ndarray:
 def _from_nothing(seen: Observations, prior: CameraPrior, seed: int) -> State:
     """One window: pairs, rotations, places, everything."""
     pairs = problem.fit_pairs(seen, problem.partners(seen, len(prior.group)), len(prior.group), seed)
-    return _narrowed(seen, _placed(seen, _unsolved(pairs, prior, seen, seed), prior, seed), prior)
+    return _narrowed(seen, _positioned(seen, _unsolved(pairs, prior, seen, seed), prior, seed), prior)
 
 
 def _unsolved(pairs: list[Pair], prior: CameraPrior, seen: Observations, seed: int) -> State:
@@ -198,7 +203,7 @@ def _unsolved(pairs: list[Pair], prior: CameraPrior, seen: Observations, seed: i
         focal[group] = focal_start(alike, float(prior.long_side_px[prior.group == group].max(initial=0)) or 1.0)
     posed = prior.posed
     known = {int(view): prior.world_from_cam[view, :3, :3] for view in np.flatnonzero(posed)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumThreads()) as pool:
         views = prior.group
         fits = pool.map(lambda p: relative_rotation(p, focal[views[p.a]], focal[views[p.b]], seed=seed), pairs)
         relatives = [fit for fit in fits if fit is not None]
@@ -273,7 +278,7 @@ def _path(seen: Observations, state: State) -> float:
     return float(np.percentile(way, 90) / _median_depth(seen.select(good), state))
 
 
-def _placed(seen: Observations, state: State, prior: CameraPrior, seed: int) -> State:
+def _positioned(seen: Observations, state: State, prior: CameraPrior, seed: int) -> State:
     """Positions and points, rotations and focal frozen, from centres that all coincide."""
     noise = 0.01 * np.random.default_rng(seed).standard_normal(state.centre.shape)
     start = replace(state, centre=state.centre + noise * _free(prior).centre[:, None])

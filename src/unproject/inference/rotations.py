@@ -19,6 +19,8 @@ def average_rotations(views: int, relatives: list[RelativeRotation], fixed: dict
     first view is the identity.
     """
     anchors = fixed or {0: np.eye(3)}
+    if not relatives:
+        return np.stack([anchors.get(view, np.eye(3)) for view in range(views)])
     a = np.array([relative.a for relative in relatives])
     b = np.array([relative.b for relative in relatives])
     a_from_b = np.stack([relative.a_from_b for relative in relatives])

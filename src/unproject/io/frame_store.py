@@ -8,6 +8,8 @@ from typing import overload
 
 import numpy as np
 
+from unproject.errors import UnprojectError
+
 
 class FrameStore(Sequence[np.ndarray]):
     """Append uint8 images of any size, then read them as often as you like; gone when closed."""
@@ -19,7 +21,15 @@ class FrameStore(Sequence[np.ndarray]):
     def append(self, image: np.ndarray) -> None:
         """Add one image (uint8)."""
         self._places.append((self._file.tell(), image.shape))
-        self._file.write(np.ascontiguousarray(image, dtype=np.uint8).data)
+        data = np.ascontiguousarray(image, dtype=np.uint8).data
+        try:
+            written = self._file.write(data)
+        except OSError:
+            written = 0
+        if written != data.nbytes:  # the last write before a disk is full comes back short, without an error
+            raise UnprojectError(
+                f"no space left in {tempfile.gettempdir()} for small frames: set TMPDIR to a larger disk"
+            )
 
     def __len__(self) -> int:
         return len(self._places)

@@ -24,7 +24,7 @@ _OWN = re.compile(
     r"|exports/(points\.ply|scene\.glb|trajectory_tum\.txt|tracks\.npz|nerfstudio/(transforms\.json|points\.ply))"
     r"|exports/colmap/sparse/\d+/(cameras|images|points3D|rigs|frames)\.(bin|txt))"
 )
-"""Every file of a result that this package makes: nothing else in a user's folder is ever removed."""
+"""Every file of a result that this package makes, but exported pictures: nothing else is ever removed."""
 
 
 class ResultWriter:

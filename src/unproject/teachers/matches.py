@@ -3,7 +3,6 @@
 For photographs, and for closing loops between far frames of a video that was already tracked.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class SiftTeacher(Teacher):
 def match_all(greys: Sequence[np.ndarray], *, seed: int = 0, progress: Progress = silent) -> Tracks:
     """Tracks across uint8 images [H, W]; the same for any number of threads."""
     most = 3000 if len(greys) <= FEW_VIEWS else 1500
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumThreads()) as pool:
         features = list(progress(pool.map(lambda grey: detect(grey, most), greys), "find points", len(greys)))
         pairs = choose_pairs(features)
         matched = pool.map(lambda pair: match_pair(features, *pair, seed=seed), pairs)
@@ -190,17 +189,19 @@ def merge(features: Sequence[Features], matches: Iterable[PairMatches], klt: Tra
     start = np.concatenate([[0], np.cumsum(counts)])
     view = np.repeat(np.arange(len(features)), counts)
     uv = np.concatenate([item.uv for item in features]) if counts else np.zeros((0, 2), np.float32)
-    weight = np.ones(len(uv))
+    weight, tracked = np.ones(len(uv)), np.zeros(len(uv), bool)
     edges = [np.column_stack([start[m.a] + m.index_a, start[m.b] + m.index_b]) for m in matches]
     if klt is not None and len(klt.view):
         edges += [_along(klt, len(uv)), _same_places(features, start, klt, len(uv))]
         view = np.concatenate([view, klt.view.numpy()])
         uv = np.concatenate([uv, klt.uv.numpy()])
-        weight = np.concatenate([weight, 2 * klt.weight.numpy()])  # of two points of one place, the tracked one is kept
+        weight = np.concatenate([weight, klt.weight.numpy()])
+        tracked = np.arange(len(uv)) >= len(tracked)
     link = np.concatenate(edges) if edges else np.zeros((0, 2), int)
     graph = scipy.sparse.csr_array((np.ones(len(link), bool), (link[:, 0], link[:, 1])), shape=(len(uv), len(uv)))
     _, track = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    return _one_place_per_view(view, track, uv, weight)
+    # Of two points of one place the tracked one is kept, unless it is half as sure.
+    return _one_place_per_view(view, track, uv, weight, rank=np.where(tracked, 2 * weight, weight))
 
 
 def _along(klt: Tracks, offset: int) -> np.ndarray:
@@ -224,9 +225,11 @@ def _same_places(features: Sequence[Features], start: np.ndarray, klt: Tracks, o
     return np.concatenate(edges)
 
 
-def _one_place_per_view(view: np.ndarray, track: np.ndarray, uv: np.ndarray, weight: np.ndarray) -> Tracks:
-    """Tracks of two views and more, one point per view, without those that claim places over `APART_PX` apart."""
-    order = np.lexsort((-weight, view, track))
+def _one_place_per_view(
+    view: np.ndarray, track: np.ndarray, uv: np.ndarray, weight: np.ndarray, rank: np.ndarray
+) -> Tracks:
+    """Tracks of two views and more, the point of highest rank per view, without those with places `APART_PX` apart."""
+    order = np.lexsort((-rank, view, track))
     view, track, uv, weight = view[order], track[order], uv[order], weight[order]
     best = np.r_[True, (track[1:] != track[:-1]) | (view[1:] != view[:-1])][: len(track)]
     kept = np.flatnonzero(best)[np.cumsum(best) - 1]
@@ -239,5 +242,5 @@ def _one_place_per_view(view: np.ndarray, track: np.ndarray, uv: np.ndarray, wei
         view=torch.as_tensor(view[keep]),
         track=torch.as_tensor(number),
         uv=torch.as_tensor(uv[keep], dtype=torch.float32),
-        weight=torch.as_tensor(weight[keep].clip(max=1.0), dtype=torch.float32),
+        weight=torch.as_tensor(weight[keep], dtype=torch.float32),
     )
