@@ -93,7 +93,7 @@ BYTES_PER_PIXEL = 12
 
 
 def _memory_gib(source: Source) -> float:
-    """Peak of a run: the libraries, a decoded frame with its pyramids; per frame its tracks, per photo features and maps.
+    """Peak of a run: the libraries, one decoded frame with its pyramids, tracks, and of photos features and maps.
 
     Within a quarter of what was measured on clips of 11 to 120 frames; images themselves lie on disk.
     """
