@@ -163,7 +163,7 @@ class TestMasks:
         with pytest.raises(InputError, match="no mask for any frame"):
             evidence.check_masks(masks, [info(320, 240)])
         with pytest.raises(InputError, match="check --masks"):
-            gathered(clip, tmp_path / "nowhere")
+            evidence.check_masks(tmp_path / "nowhere", [info(320, 240)])
 
     def test_names_that_fit(self, tmp_path) -> None:
         one = replace(info(320, 240), file="somewhere/IMG_2.jpg")
