@@ -296,6 +296,7 @@ def _machine() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         **{name: _version(name) for name in packages},
+        "torch": torch.__version__,  # says which build it is, as the package's own version may not
         "device": cuda or ["cpu"],
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
