@@ -79,7 +79,7 @@ def test_a_pixel_keeps_its_place_through_decoding_resizing_and_tracking(tmp_path
     """Under a zoom about the corner, a shift by half a pixel anywhere would show as (zoom - 1) / 2."""
     clip = write_video(tmp_path / "zoom.mp4", zoomed(FRAMES, 1284, 702), options=FAITHFUL)
     found = gathered(clip)
-    view, scale = found.tracks.view.numpy(), found.work_scale[0]
+    view, scale = found.tracks.view.numpy(), work_scales((info(1284, 702),), evidence.VIDEO_SIDE)[0]
     start = found.tracks.uv.double().numpy() / scale / 1.03 ** view[:, None]
     long = np.flatnonzero(found.tracks.lengths().numpy() >= FRAMES - 2)
     assert len(long) > 100
@@ -87,7 +87,7 @@ def test_a_pixel_keeps_its_place_through_decoding_resizing_and_tracking(tmp_path
     assert np.abs(np.median([places[-1] - places[0] for places in of_track], axis=0)).max() < 0.05
     assert np.median([np.ptp(places, axis=0) for places in of_track]) < 0.2 / scale  # the tracker sees working pixels
     one = (info(1284, 702),)
-    corner = np.array([1284, 702]) * found.work_scale[0] * network_scale(one, found.work_scale[:1])[0]
+    corner = np.array([1284, 702]) * scale * network_scale(one, np.array([scale]))[0]
     np.testing.assert_allclose(corner, network_size(one[0]), rtol=1e-9)
 
 

@@ -90,8 +90,6 @@ class Evidence:
 
     tracks: Tracks
     """Pixels of the working size."""
-    work_scale: np.ndarray
-    """N, working pixels per original pixel."""
     keyframes: np.ndarray
     ordered: bool
     """The frames follow each other in time: a video, or a folder that holds one."""
@@ -113,7 +111,6 @@ def gather(pictures: Pictures, masks: Path | None, seed: int, progress: Progress
     tracks = matches.match_all(photos, seed=seed, progress=progress)
     return Evidence(
         tracks=_in_place(tracks, pictures, masks),
-        work_scale=pictures.work_scale,
         keyframes=np.arange(len(photos)),
         ordered=False,
     )
@@ -149,7 +146,7 @@ def _of_sequence(greys: Iterable[np.ndarray], pictures: Pictures, masks: Path | 
     tracks = _in_place(tracks, pictures, masks)
     side = float(max(infos[0].width, infos[0].height) * scale[0])
     keyframes = np.union1d(select_keyframes(tracks, len(infos), side), loops)
-    return Evidence(tracks=tracks, work_scale=scale, keyframes=keyframes, ordered=True)
+    return Evidence(tracks=tracks, keyframes=keyframes, ordered=True)
 
 
 def _loop_frames(frames: int) -> set[int]:

@@ -189,23 +189,22 @@ def _solve(
     pictures: Pictures, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
 ) -> _Solution:
     """Cameras of every connected part, on keyframes first, then on all frames; then again with sharpened tracks."""
-    infos, scale = pictures.source.infos, evidence.work_scale
+    infos, scale = pictures.source.infos, pictures.work_scale
     prior = assemble.make_prior(infos, known, scale)
     rigid = evidence.tracks.weight.numpy() >= LEAST_TRUST
-    on_keyframes = rigid & np.isin(evidence.tracks.view.numpy(), evidence.keyframes)
+    key = rigid & np.isin(evidence.tracks.view.numpy(), evidence.keyframes)
     straight = assemble.ideal_tracks(evidence.tracks, known, scale)
-    components = problem.connected_views(_rows(straight, on_keyframes), len(infos))
-    parts = [
-        solve_component(_rows(straight, on_keyframes), views, prior, seed=seed)
-        for views in progress(components, "solve")
-    ]
-    parts = [part for part in parts if part is not None]
-    whole = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
+    every_frame, on_keyframes = _rows(straight, rigid), _rows(straight, key)
+    components = progress(problem.connected_views(on_keyframes, len(infos)), "solve")
+    solved = [solve_component(on_keyframes, views, prior, seed=seed) for views in components]
+    parts = [part for part in solved if part is not None]
+    whole = [extended(part, every_frame, evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(whole, infos, prior, known, scale)
     tracks = _sharpened(pictures, evidence, whole, cameras, progress)
     straight = assemble.ideal_tracks(tracks, known, scale)
-    parts = [polished(part, _rows(straight, on_keyframes), prior, seed=seed) for part in parts]
-    parts = [extended(part, _rows(straight, rigid), evidence.keyframes, prior) for part in parts]
+    every_frame, on_keyframes = _rows(straight, rigid), _rows(straight, key)
+    parts = [polished(part, on_keyframes, prior, seed=seed) for part in parts]
+    parts = [extended(part, every_frame, evidence.keyframes, prior) for part in parts]
     cameras = assemble.cameras_of(parts, infos, prior, known, scale)
     colours = assemble.track_colours(tracks, pictures.small, network_scale(infos, scale))
     full = [part for part in parts if part.motion == "full"]
@@ -217,7 +216,7 @@ def _sharpened(
     pictures: Pictures, evidence: Evidence, parts: list[Solved], cameras: Cameras, progress: Progress
 ) -> Tracks:
     """The tracks as the largest greys at hand show them, back in working pixels."""
-    larger = pictures.grey_scale / evidence.work_scale[:, None]
+    larger = pictures.grey_scale / pictures.work_scale[:, None]
     there = assemble.for_maps(cameras, [torch.tensor([1 / x, 1 / y, 1.0]).diag() for x, y in pictures.grey_scale])
     tracks = assemble.rescaled(evidence.tracks, larger)
     tracks = sharpened(tracks, parts, there, pictures.greys, ordered=evidence.ordered, progress=progress)
@@ -256,7 +255,7 @@ def _densify(
     progress: Progress,
 ) -> tuple[Sequence[FrameMaps], MovingTracks]:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
-    original = assemble.rescaled(solution.tracks, 1 / evidence.work_scale)
+    original = assemble.rescaled(solution.tracks, 1 / pictures.work_scale)
     lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
     infos = pictures.source.infos
     places = [to_original(network_size(info), (info.width, info.height)) for info in infos]
