@@ -29,6 +29,18 @@ class Views:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Matching:
+    """How a network that matches came to its flow, coarse to fine; what its matcher is trained on."""
+
+    log_match: Float[Tensor, "B P h w h2w2"]
+    """Of each coarse cell of the source: log-probability of each coarse cell of the target."""
+    flows: tuple[Float[Tensor, "B P _ _ 2"], ...]
+    """Pixels of the full image, at the cells of each stage; the first is that of `log_match`."""
+    logits: tuple[Float[Tensor, "B P _ _"], ...]
+    """Of each stage after the first: log-odds that its flow is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What a model says."""
 
@@ -44,6 +56,10 @@ class Prediction:
     """The source's points in the target's camera at the target's time (Flow4R's P_vt)."""
     pose_weight: Float[Tensor, "B P H W"] | None = None
     """How far to trust a pixel for pose (Flow4R's W)."""
+    flow_confidence: Float[Tensor, "B P H W"] | None = None
+    """In [0, 1]: how likely the flow is right, so also that the target sees the pixel's surface."""
+    matching: Matching | None = None
+    """Only where a network is trained."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training runs, one function each: the only place where networks, losses and data meet."""

@@ -1,0 +1,80 @@
+"""What a training run is made from, as plain values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unproject.data.base import Dataset, Framing, Sample
+from unproject.losses.base import Loss
+from unproject.types import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A dataset, what is learned from it, and its share of the steps."""
+
+    name: str
+    dataset: Dataset
+    losses: tuple[Loss, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What a clip looks like: views, ordered pairs of them, and the sizes (height, width) of which each step draws one."""
+
+    sizes: tuple[tuple[int, int], ...]
+    views: int = 2
+    pairs: tuple[tuple[int, int], ...] = ((0, 1), (1, 0))
+
+    def framing(self, choice: int) -> Framing:
+        """The clip in one of its sizes; any whole number chooses one."""
+        height, width = self.sizes[choice % len(self.sizes)]
+        return Framing(views=self.views, pairs=self.pairs, height=height, width=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long, how large and how fast: AdamW, linear warm-up, then a cosine to the last rate."""
+
+    steps: int
+    batch: int
+    """Clips of one step, over all its passes."""
+    learning_rate: float
+    last_learning_rate: float
+    warmup_steps: int
+    passes: int = 1
+    """Forward and backward passes whose gradients make one step; they divide the batch evenly."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    """Not of biases and other one-dimensional parameters."""
+    clip_norm: float = 10.0
+    clip_parts: bool = False
+    """Clip the gradient of each top-level part of the network by itself, not that of the whole."""
+    ema_decay: float | None = None
+    """Keep, and validate, a moving average of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Clips set apart, measured every so many steps and at the end."""
+
+    dataset: Dataset
+    numbers: tuple[int, ...]
+    measure: Callable[[Prediction, Sample], dict[str, float]]
+    """Of one batch: numbers to average over the batches, by name."""
+    every: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what comes out. An ablation is `dataclasses.replace` of its parent."""
+
+    name: str
+    model: Any
+    """A network's own configuration, as `models.build.from_config` takes it."""
+    sources: tuple[Source, ...]
+    clip: Clip
+    schedule: Schedule
+    validation: Validation | None = None
+    seed: int = 0
