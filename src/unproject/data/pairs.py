@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class SyntheticPairs(Dataset):
         return Sample(views=_joined(views), labels=_joined(labels), names=names)
 
     def _group(self, group: int, rows: list[int], framing: Framing) -> tuple[Views, Labels]:
-        seed = (self.seed << 32) + group
+        seed = _mixed(self.seed, group)
         generator = torch.Generator().manual_seed(seed)
         world = sample_world(seed, batch=GROUP, moving=self.moving)
         path = handheld(world.stage, seed, duration_s=DURATION_S)
@@ -84,8 +85,13 @@ class SyntheticPairs(Dataset):
         pairs = torch.tensor(framing.pairs)
         views = rendering.views(pairs)
         if self.augmentation is not None:
-            views = _augmented(views, self.augmentation, [seed * GROUP + row for row in rows])
+            views = _augmented(views, self.augmentation, [_mixed(seed, row) for row in rows])
         return views, rendering.labels(pairs)
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several. Torch reads 32 bits of it and no more, so shifting one number above another will not do."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _augmented(views: Views, how: Augmentation, seeds: list[int]) -> Views:

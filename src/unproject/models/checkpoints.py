@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path, PosixPath
 from typing import Any, Literal, get_type_hints
 
@@ -238,5 +238,8 @@ def _config(path: Path, kind: type, values: Any) -> Any:
 def _of_values(kind: type, values: dict[str, Any]) -> Any:
     """JSON has no dataclasses and no tuples."""
     kinds = get_type_hints(kind)
+    absent = [name for name in kinds if is_dataclass(kinds[name]) and name not in values]
+    if absent:
+        raise KeyError(f"{', '.join(absent)} is missing")
     made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return kind(**{key: _of_values(kinds[key], v) if isinstance(v, dict) else v for key, v in made.items()})
