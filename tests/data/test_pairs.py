@@ -39,7 +39,7 @@ def test_augmentation_changes_colours_and_nothing_else():
     changed = SyntheticPairs()([7], SMALL)
     assert not torch.allclose(plain.views.images, changed.views.images)
     assert torch.equal(plain.labels.flow.value, changed.labels.flow.value)
-    assert 0 <= changed.views.images.min() and changed.views.images.max() <= 1
+    assert changed.views.images.min() >= 0 and changed.views.images.max() <= 1
     nothing = Augmentation(gain=0.0, gamma=0.0, noise=0.0, blur=0.0)
     image = 0.01 + 0.9 * torch.rand(1, 2, 3, 8, 8)
     assert torch.allclose(augment(image, nothing, torch.Generator().manual_seed(0)), image)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unproject.geometry.epipolar import robust_rotation, solve_epipolar
+from unproject.geometry.rays import angle_between
 from unproject.geometry.rigid import from_rt, inverse, rotation_angle, so3_exp, transform
 
 SCALE = 1 / 200
@@ -21,11 +22,7 @@ def matches(batch: int, points: int = 300, turn: float = 0.2, shift: float = 0.6
 
 def errors_deg(found, true):
     turn = rotation_angle(found[:, :3, :3].mT @ true[:, :3, :3])
-    direction = torch.nn.functional.normalize(true[:, :3, 3], dim=-1)
-    angle = torch.atan2(
-        torch.linalg.cross(found[:, :3, 3], direction).norm(dim=-1), (found[:, :3, 3] * direction).sum(-1)
-    )
-    return torch.rad2deg(turn), torch.rad2deg(angle)
+    return torch.rad2deg(turn), torch.rad2deg(angle_between(found[:, :3, 3], true[:, :3, 3]))
 
 
 def solve(source, target, weight):
@@ -60,7 +57,7 @@ def test_weights_choose_between_two_motions():
 
 
 def test_the_way_back_is_the_inverse():
-    source, target, weight, pose = matches(8)
+    source, target, weight, _ = matches(8)
     there, back = solve(source, target, weight), solve(target, source, weight)
     unit = inverse(back)
     turn, direction = errors_deg(there, unit)
