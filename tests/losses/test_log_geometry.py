@@ -1,4 +1,4 @@
-"""Flow4R's property set in logarithms: nothing to pay at the truth, blind to scale, and W moves by its own terms only."""
+"""Flow4R's property set in logarithms: the truth is free, scale does not count, and W is moved by its own terms."""
 
 from dataclasses import replace
 

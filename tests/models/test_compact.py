@@ -88,6 +88,19 @@ def test_exact_flow_is_explained_exactly(sample):
     assert torch.allclose(shift, medians, rtol=0.05)
 
 
+def test_known_cameras_are_taken_at_their_word(sample):
+    """Depth comes in their units, whatever the network would have solved."""
+    model, poses = Compact(replace(config("tiny"), blocks=0)).eval(), sample.labels.world_from_cam.value
+    double = poses.clone()
+    double[..., :3, 3] *= 2
+    with torch.no_grad():
+        once, twice = model.with_cameras(sample.views, poses), model.with_cameras(sample.views, double)
+    assert torch.allclose(2 * once.points, twice.points, rtol=1e-3)
+    assert torch.allclose(2 * once.target_points, twice.target_points, rtol=1e-2, atol=1e-2)
+    pose = relative_pose(once.points, once.target_points, once.pose_weight)
+    assert pose.isfinite().all()
+
+
 def test_a_fresh_network_says_what_triangulation_says(sample):
     """Corrections start at nothing."""
     torch.manual_seed(0)
@@ -100,14 +113,6 @@ def test_a_fresh_network_says_what_triangulation_says(sample):
     ratio = (a.points[..., 2] / b.points[..., 2]).log().abs()
     # Only their upsampling differs: bilinear in one, learned and still random in the other.
     assert ratio.median() < 0.1
-
-
-def test_rigid_parts_obey_the_pose_of_their_weights(sample):
-    model = Compact(replace(config("tiny"), blocks=0)).eval()
-    with torch.no_grad():
-        said = model(sample.views)
-    pose = relative_pose(said.points, said.target_points, said.pose_weight)
-    assert pose.isfinite().all()
 
 
 def test_gradients_of_geometry_stop_before_the_matcher(sample):

@@ -6,7 +6,7 @@ The result is Flow4R's property set: P, P_vt, W and C.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, logsigmoid, pixel_shuff
 from unproject.errors import UsageError
 from unproject.geometry.camera import intrinsics_from_focal, pixel_grid, rays
 from unproject.geometry.motion import transform_map
-from unproject.geometry.rigid import so3_log
+from unproject.geometry.rigid import inverse, so3_log
 from unproject.models.base import Reconstructor
 from unproject.models.matcher import Matched, Matcher, MatcherShape, swap
 from unproject.models.pairing import common_gauge, runs_of
@@ -118,6 +118,13 @@ class Compact(Reconstructor):
         Intrinsics are honoured; without them a field of view of 60 degrees is assumed. UsageError for a view that is
         in no pair, and for sides that are not multiples of 8.
         """
+        return self._run(views, None)
+
+    def with_cameras(self, views: Views, world_from_cam: Float[Tensor, "B N 4 4"]) -> Prediction:
+        """The same where cameras are known: nothing is solved, and points are in the cameras' units."""
+        return self._run(views, world_from_cam)
+
+    def _run(self, views: Views, world_from_cam: Float[Tensor, "B N 4 4"] | None) -> Prediction:
         batch, count, _, height, width = views.images.shape
         if height % 8 or width % 8:
             raise UsageError(f"the compact network needs sides that are multiples of 8, and got {width}x{height}")
@@ -127,10 +134,14 @@ class Compact(Reconstructor):
         matched = self.matcher(scales)
         intrinsics = _intrinsics(views).flatten(0, 1)[both]
         with torch.autocast(views.images.device.type, enabled=False):
-            explained = self._explain(matched, intrinsics)
+            poses = None if world_from_cam is None else world_from_cam.flatten(0, 1)[both].chunk(2)
+            known_pose = None if poses is None else inverse(poses[1]) @ poses[0]
+            explained = self._explain(matched, intrinsics, known_pose)
         maps = self._maps([features.detach() for features in scales], matched, explained, intrinsics)
         distance = maps.points.detach().norm(dim=-1).mean((-2, -1)).view(2, -1)
         gauge = common_gauge(runs, distance, batch, count)
+        if world_from_cam is not None:
+            gauge = replace(gauge, scale=1 / explained.scale.chunk(2)[0])
         side, run = runs.flipped.long(), runs.run_of_pair
         row = side * len(runs.item) + run
         scale = gauge.scale[:, None, None, None].repeat(2, 1, 1, 1)
@@ -145,12 +156,14 @@ class Compact(Reconstructor):
             matching=_matching(matched, row) if self.training else None,
         )
 
-    def _explain(self, matched: Matched, intrinsics: Float[Tensor, "S 3 3"]) -> Explained:
+    def _explain(
+        self, matched: Matched, intrinsics: Float[Tensor, "S 3 3"], known_pose: Float[Tensor, "F 4 4"] | None
+    ) -> Explained:
         """At the cells of the geometry, of which the solver reads every fourth."""
         flow = rearrange(matched.flow.detach().float(), "s h w c -> s c h w")
         cells = rearrange(avg_pool2d(flow, STRIDE), "s c h w -> s h w c") / STRIDE
         sure = avg_pool2d(matched.logit.detach().float()[:, None].sigmoid(), STRIDE)[:, 0]
-        return explain(cells, sure, _shrunk(intrinsics), NOISE_CELLS, every=2)
+        return explain(cells, sure, _shrunk(intrinsics), NOISE_CELLS, every=2, known_pose=known_pose)
 
     def _maps(
         self, scales: list[Tensor], matched: Matched, explained: Explained, intrinsics: Float[Tensor, "S 3 3"]
