@@ -34,6 +34,7 @@ METADATA = "unproject"
 CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig, "compact": CompactConfig}
 NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r", Compact: "compact"}
 SAME_NAMES = keys.Layout([keys.Rename("{rest}", "{rest}")])
+PART_OF = keys.Layout(SAME_NAMES.renames, [keys.Drop("{rest}", "this network has no such part")], fresh="")
 HEAD_DIM = 64
 """Width of an attention head in every released network; shapes of weights do not tell it."""
 
@@ -192,6 +193,22 @@ def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what
     # Copies: training must not change the caller's tensors.
     model.load_state_dict({key: tensor.to(torch.float32, copy=True) for key, tensor in found.items()}, assign=True)
     return model
+
+
+def start_from(model: Reconstructor, path: Path) -> keys.Report:
+    """Fill of a network what a file has for it; what only one side has is left, and is in the report.
+
+    A file that `save` wrote may be of a network with other parts. Of a released file of another layout encoder and
+    decoder are taken. InputError where shapes differ, or nothing fits.
+    """
+    state, own = read_weights(path), NAME_OF[type(model)]
+    layout = PART_OF
+    if _header(path) is None:
+        layout = keys.LAYOUTS[own] if layout_of(state) == own else keys.TRUNK_AS_START
+    report = _fill(model, layout, state, str(path))
+    if not report.having("loaded", "renamed"):
+        raise InputError(f"{path} has no weight that this network ({own}) has; start from another file")
+    return report
 
 
 def save(model: Reconstructor, path: Path) -> None:

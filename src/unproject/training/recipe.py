@@ -21,11 +21,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What a clip looks like: its views, ordered pairs of them, and sizes (height, width) of which a step draws one."""
+    """What a clip looks like: its views, ordered pairs of them, and sizes (height, width) of which a pass draws one."""
 
     sizes: tuple[tuple[int, int], ...]
     views: int = 2
     pairs: tuple[tuple[int, int], ...] = ((0, 1), (1, 0))
+    intrinsics: bool = True
+    """Tell the network the intrinsics that a dataset knows of its views. Losses know them either way."""
 
     def framing(self, choice: int) -> Framing:
         """The clip in one of its sizes; any whole number chooses one."""
@@ -44,7 +46,7 @@ class Schedule:
     last_learning_rate: float
     warmup_steps: int
     passes: int = 1
-    """Forward and backward passes whose gradients make one step; they divide the batch evenly."""
+    """Forward and backward passes whose gradients make one step, each of one source and size; they divide the batch."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     """Not of biases and other one-dimensional parameters."""
@@ -62,7 +64,7 @@ class Validation:
     dataset: Dataset
     numbers: tuple[int, ...]
     measure: Callable[[Prediction, Sample], dict[str, float]]
-    """Of one batch: numbers to average over the batches, by name."""
+    """Of one batch: numbers by name, to average over all clips."""
     every: int
 
 

@@ -1,0 +1,132 @@
+"""The folder of a run: what may be written there, the recipe in plain words, and who ran it when with what."""
+
+import functools
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from unproject.errors import UsageError
+from unproject.io import disk
+
+STATE, WEIGHTS, RECIPE, RUN, LOG = "state.pt", "weights.safetensors", "recipe.json", "run.json", "log.jsonl"
+_OWN = re.compile(
+    r"(state|weights|recipe|run)(\.tmp)?\.(pt|safetensors|json)|log\.jsonl"
+    r"|tensorboard/events\.out\.tfevents\.[^/]+|bad_step_\d+/(state|clips|losses)(\.tmp)?\.(pt|json)"
+)
+"""Every file that a run makes: nothing else is ever removed."""
+_PACKAGES = ("unproject", "torch", "numpy", "safetensors")
+
+
+class RunFolder:
+    """Where a run lies. Nothing is written before `begin`.
+
+    Args:
+        path: the folder.
+        overwrite: remove the run that lies there; files of others stay.
+        resume: go on with the run that lies there, if there is one.
+
+    Raises:
+        UsageError: the folder is not empty and neither was asked for.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if overwrite and resume:
+            raise UsageError("overwrite and resume exclude each other; give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; choose another output folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (overwrite or resume):
+            raise UsageError(
+                f"{self.path} is not empty; choose another output folder, --resume the run in it or --overwrite it"
+            )
+        self.resumed = resume and (self.path / STATE).is_file()
+        """There is a run to go on with."""
+        self._sessions: list[Any] = []
+
+    def begin(self, recipe: Any) -> None:
+        """Make place for a new run, and say what it is made from."""
+        with disk.explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            _remove_own(self.path)
+        disk.write_json(self.path / RECIPE, describe(recipe))
+
+    def require_same(self, recipe: Any) -> None:
+        """UsageError that says in which fields a recipe differs from that of the run which lies here."""
+        found = list(differences(disk.read_json(self.path / RECIPE), disk.plain(describe(recipe))))
+        if found:
+            more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+            raise UsageError(
+                f"{self.path} was begun with another recipe: {'; '.join(found[:3])}{more}; "
+                "give the same one, or another output folder"
+            )
+
+    def open_session(self, facts: Mapping[str, Any]) -> None:
+        """Note who runs what from now on, beside those before."""
+        if self.resumed and (self.path / RUN).is_file():
+            self._sessions = disk.read_json(self.path / RUN)["sessions"]
+        versions = {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}}
+        session = {"begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "argv": sys.argv, "versions": versions}
+        self._sessions.append({**session, **facts})
+        self.say("running")
+
+    def say(self, state: str, **facts: Any) -> None:
+        """Where the run stands, in `run.json`."""
+        disk.write_json(self.path / RUN, {"state": state, **facts, "sessions": self._sessions})
+
+
+def _remove_own(folder: Path) -> None:
+    """The files of a run, then the folders that are empty because of it."""
+    owned = [path for path in folder.rglob("*") if _OWN.fullmatch(path.relative_to(folder).as_posix())]
+    for path in owned:
+        path.unlink()
+    for parent in {path.parent for path in owned} - {folder}:
+        if not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def describe(value: Any) -> Any:
+    """A recipe as JSON can say it: dataclasses by their fields, functions by their names, tensors by their digests."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"kind": _name(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, functools.partial):
+        return {"partial": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+    if value is None or isinstance(value, str | bool | int | float | Path):
+        return str(value) if isinstance(value, Path) else value
+    return _name(value) if hasattr(value, "__qualname__") else repr(value)
+
+
+def _name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """In which fields two descriptions differ, as ``schedule.steps (100, now 200)``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{path}[{number}]")
+    elif old != new:
+        yield f"{path} ({_short(old)}, now {_short(new)})"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

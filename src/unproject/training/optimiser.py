@@ -1,0 +1,78 @@
+"""AdamW with the schedule of a recipe: rates, weight decay, clipping, and a moving average of the weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from unproject.training.recipe import Schedule
+
+
+def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    """Weights of two and more dimensions decay; biases, norms and other scales do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    on_gpu = any(parameter.is_cuda for parameter in trained)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=schedule.betas, fused=on_gpu or None
+    )
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Of the step of this number, from 0: linear from nearly nothing, then half a cosine.
+
+    min + (max - min) / 2 (1 + cos(pi (step - warm-up) / (steps - warm-up))), as DUSt3R's code has it.
+    """
+    if step < schedule.warmup_steps:
+        return schedule.learning_rate * (step + 1) / (schedule.warmup_steps + 1)
+    done = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    span = schedule.learning_rate - schedule.last_learning_rate
+    return schedule.last_learning_rate + span / 2 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """In all groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Norm of the gradient of each top-level part that has one, before clipping."""
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            parts.setdefault(part_of(name), []).append(parameter.grad)
+    return {part: torch.nn.utils.get_total_norm(gradients) for part, gradients in parts.items()}
+
+
+def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None:
+    """Shorten the gradient of the whole, or of each part by itself, to the norm of the schedule."""
+    if not schedule.clip_parts:
+        whole = torch.stack(list(norms.values())).norm()
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), schedule.clip_norm, whole)
+        return
+    for part, norm in norms.items():
+        own = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
+        torch.nn.utils.clip_grads_with_norm_(own, schedule.clip_norm, norm)
+
+
+def part_of(name: str) -> str:
+    """The top-level part of a network that a weight belongs to."""
+    return name.partition(".")[0]
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average of the weights after step number ``step``; its first steps count more, or it would start slowly."""
+    decay = min(decay, (1 + step) / (10 + step))
+    _lerp(average.parameters(), model.parameters(), 1 - decay)
+    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(new)
+
+
+def _lerp(average: Iterable[Tensor], new: Iterable[Tensor], share: float) -> None:
+    torch._foreach_lerp_(list(average), list(new), share)

@@ -1,0 +1,82 @@
+"""One forward and backward pass of one source, and the same without learning: what the loop is made of."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unproject.data.base import Sample
+from unproject.losses.base import Loss
+from unproject.models.base import Reconstructor
+from unproject.training.checkpoint import random_state, set_random_state
+from unproject.training.device import Place
+from unproject.training.loader import batches, on_device
+from unproject.training.recipe import Clip, Source, Validation
+from unproject.training.sampler import Draw
+from unproject.types import Prediction, Views
+
+
+def told(views: Views, clip: Clip) -> Views:
+    """What the network is given of the views."""
+    return views if clip.intrinsics else replace(views, intrinsics=None)
+
+
+def predict(model: Reconstructor, views: Views, clip: Clip, where: Place) -> Prediction:
+    """The network's answer, its trunk in the chosen precision."""
+    with where.autocast():
+        return model(told(views, clip))
+
+
+def forward_backward(
+    model: Reconstructor, source: Source, sample: Sample, clip: Clip, where: Place, passes: int = 1
+) -> dict[str, Tensor]:
+    """Add one pass of several to the gradients. Gives all terms and the total before its division, on the device."""
+    sample = on_device(sample, where.device)
+    prediction = predict(model, sample.views, clip, where)
+    values: dict[str, Tensor] = {}
+    totals = []
+    for name, loss in _named(source.losses):
+        value = loss(prediction, sample.labels, sample.views)
+        totals.append(value.total)
+        values |= {f"{source.name}/{name}.{term.name}": term.value.detach() for term in value.terms}
+    total = torch.stack(totals).sum()
+    (total / passes).backward()
+    return {**values, f"{source.name}/total": total.detach()}
+
+
+def _named(losses: tuple[Loss, ...]) -> Iterator[tuple[str, Loss]]:
+    """By their classes; the second of a class is called so."""
+    seen: Counter[str] = Counter()
+    for loss in losses:
+        name = type(loss).__name__
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}{seen[name]}", loss
+
+
+@torch.no_grad()
+def validate(
+    model: Reconstructor, validation: Validation, clip: Clip, size: int, where: Place, workers: int
+) -> dict[str, float]:
+    """Means over the clips set apart, in batches of this size that take the clip's sizes in turn.
+
+    Neither the network nor the run's random numbers are changed.
+    """
+    numbers = validation.numbers
+    draws = [
+        Draw(0, tuple(numbers[first : first + size]), clip.framing(batch))
+        for batch, first in enumerate(range(0, len(numbers), size))
+    ]
+    before, training = random_state(where.device), model.training
+    torch.manual_seed(0)
+    model.eval()
+    sums: Counter[str] = Counter()
+    for fetched in batches([Source(name="validation", dataset=validation.dataset, losses=())], draws, workers):
+        sample = on_device(fetched.clips, where.device)
+        measured = validation.measure(predict(model, sample.views, clip, where), sample)
+        for name, value in measured.items():
+            sums[name] += value * len(fetched.draw.numbers)  # pyrefly: ignore[unsupported-operation]
+    model.train(training)
+    set_random_state(before, where.device)
+    return {name: total / len(numbers) for name, total in sums.items()}
