@@ -1,4 +1,4 @@
-"""What the compact network sees in the frames of a clip whose cameras are known: matches, and depth where none match."""
+"""What the compact network sees in a clip whose cameras are known: matches, and depth where nothing matches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,9 +55,7 @@ class LearnedSight:
 
 def _views(view: View, other: View) -> Views:
     """Both images on one canvas, each in its upper left corner, so that its camera stays what it is."""
-    height, width = (
-        -(-max(a, b) // SIDE) * SIDE for a, b in zip(view.grey.shape, other.grey.shape, strict=True)
-    )
+    height, width = (-(-max(a, b) // SIDE) * SIDE for a, b in zip(view.grey.shape, other.grey.shape, strict=True))
     return Views(
         images=torch.stack([_on_canvas(image.rgb, height, width) for image in (view, other)])[None],
         times=torch.zeros(1, 2),

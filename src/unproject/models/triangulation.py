@@ -58,7 +58,7 @@ def explain(
     with torch.no_grad():
         grid = pixel_grid(flow.shape[1], flow.shape[2], flow.dtype, flow.device)
         miss = forward_backward_error(flow, swap(flow)) / (2 * noise_px)
-        trust = confidence * (-miss.square().clamp(max=80)).exp()
+        trust = confidence * (-miss.square().clamp(max=30)).exp()
         source_xy, target_xy = _plane(grid.expand_as(flow), intrinsics), _plane(grid + flow, swap(intrinsics))
         noise = noise_px / intrinsics[:, 0, 0]
         pose = _pose(source_xy, target_xy, trust, noise, every) if known_pose is None else known_pose

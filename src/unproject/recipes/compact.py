@@ -15,7 +15,7 @@ HELD_OUT_SEED = 1
 """Worlds that no training run has seen: those of runs have seed 0."""
 
 
-def matching(steps: int = 1500, data: Dataset | None = None) -> Recipe:
+def matching(steps: int = 1000, data: Dataset | None = None) -> Recipe:
     """Stage one: flow alone. Depth is what triangulation makes of it."""
     return Recipe(
         name="compact-matching",
@@ -24,7 +24,7 @@ def matching(steps: int = 1500, data: Dataset | None = None) -> Recipe:
         clip=Clip(sizes=SIZES),
         schedule=Schedule(
             steps=steps,
-            batch=8,
+            batch=16,
             learning_rate=2e-3,
             last_learning_rate=2e-5,
             warmup_steps=50,
@@ -37,7 +37,7 @@ def matching(steps: int = 1500, data: Dataset | None = None) -> Recipe:
     )
 
 
-def geometry(steps: int = 2000, data: Dataset | None = None) -> Recipe:
+def geometry(steps: int = 1200, data: Dataset | None = None) -> Recipe:
     """Stage two, from the weights of stage one: matching goes on, and what geometry cannot explain is learned.
 
     No gradient of the second reaches the first, and each is clipped by itself: together they spoil the flow (measured).
