@@ -41,3 +41,20 @@ class Dataset(ABC):
     @abstractmethod
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The clips of these numbers, as one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Dataset):
+    """Some clips of another dataset, numbered anew."""
+
+    dataset: Dataset
+    numbers: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """As many as were chosen."""
+        return len(self.numbers)
+
+    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
+        """The chosen clips at these places."""
+        return self.dataset([self.numbers[number] for number in numbers], framing)
