@@ -19,6 +19,8 @@ from unproject.nn.heads import exp_direction
 from unproject.types import Prediction, Views
 
 CHANNELS = 8
+LONG_SIDE = {"linear": 224, "dpt": 512}
+"""Pixels of the images of the paper's two stages of training."""
 
 SIZES = {
     "large": TwoViewShape(),
@@ -62,6 +64,7 @@ class Flow4r(Reconstructor):
         if config.motion not in ("target_points", "scene_flow"):
             raise UsageError(f"motion {config.motion!r} is unknown; choose target_points or scene_flow")
         self.config = config
+        self.long_side = LONG_SIDE[config.shape.head]
         self.encoder = CrocoEncoder(config.shape)
         self.decoder = CrocoDecoder(config.shape)
         self.head = PixelHead(config.shape, CHANNELS)
