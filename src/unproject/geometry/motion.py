@@ -109,6 +109,18 @@ def landing(
     return project(points.flatten(-3, -2), intrinsics).unflatten(-2, points.shape[-3:-1])
 
 
+def surface_at(
+    values: Float[Tensor, "H W 3"], points: Float[Tensor, "H W 3"], uv: Float[Tensor, "K 2"]
+) -> Float[Tensor, "K 3"]:
+    """A map of the surface `points`, as P or P_vt, between its pixels: exact on planes, finite wherever points are.
+
+    Over the image of a plane 1/z and P_vt/z are linear, as in a texture that is drawn in perspective; P_vt is not.
+    """
+    near = 1 / points[..., 2:].clamp(min=NEAREST)
+    found, _ = sample(torch.cat([values * near, near], dim=-1), uv)
+    return found[..., :3] / found[..., 3:]
+
+
 def flow_of_points(
     points: Float[Tensor, "*batch H W 3"],
     target_points: Float[Tensor, "*batch H W 3"],
