@@ -30,6 +30,7 @@ Source = Annotated[tuple[str, ...], tyro.conf.Positional, _flag("SOURCE ...")]
 Result = Annotated[Path, tyro.conf.Positional, _flag("OUT")]
 Output = Annotated[Path | None, _flag("FOLDER", "-o")]
 Place = Annotated[Path | None, _flag("PATH")]
+Model = Annotated[str | None, _flag("NAME|PATH")]
 Count = Annotated[int | None, _flag("N")]
 Number = Annotated[float | None, _flag("X")]
 Formats = Annotated[str, _flag("A,B,...")]
@@ -46,8 +47,12 @@ def reconstruct(
     *,
     output: Output = None,
     sample: Switch = False,
+    model: Model = None,
+    long_side: Count = None,
+    refine: Switch = False,
     cameras: Place = None,
     masks: Place = None,
+    reference_mask: Place = None,
     every: Count = None,
     fps: Number = None,
     start: Number = None,
@@ -68,15 +73,21 @@ def reconstruct(
         source: A video, a folder or glob of images, or several image files (taken in natural order: 2 before 10).
         output: Folder for the result; needed unless --dry-run.
         sample: Use the sample clip that comes with the package.
+        model: A network by the file of its weights or the name of some that come with the package. Without one, points
+            are tracked and all is refined from them.
+        long_side: Pixels of the longer side of a network's images; what it was trained on by default.
+        refine: Refine from tracks; without a network that is done anyway.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
         masks: Folder with one mask per frame; nothing is tracked or claimed on black pixels.
+        reference_mask: Image for the first frame, or a folder: with a network, cameras are relative to what is white.
         every: Take every n-th frame.
         fps: Take at most so many frames per second of a video.
         start: Begin at this second of a video, or at this number in a list of images.
         end: Stop before this second or number.
         max_frames: Take at most so many frames, spread evenly.
         device: auto, cpu, cuda or cuda:N.
-        dtype: Precision of networks; without one all runs on the CPU in full precision.
+        dtype: Precision of a network's trunk; auto is bfloat16 on CUDA. Without a network all runs on the CPU in full
+            precision.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
         resume: Go on with an interrupted run: what it has done is not done again.
@@ -94,13 +105,18 @@ def reconstruct(
         from unproject.inference import reconstruct as work
 
         if dry_run:
-            _say(asdict(work.plan(given, **selection)), json)
+            network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
+            _say(asdict(work.plan(given, **selection, **network)), json)
             return 0
         result = work.reconstruct(
             given,
             output=output,
+            model=model,
+            long_side=long_side,
+            refine=refine,
             cameras=cameras,
             masks=masks,
+            reference_mask=reference_mask,
             device=device,
             dtype=dtype,
             seed=seed,

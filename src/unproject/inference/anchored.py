@@ -47,7 +47,7 @@ class Sequencing:
     least_overlap: float = 0.4
     """A new anchor where less of the anchor's confidence is left in a frame."""
     precision: torch.dtype | None = None
-    """Of the trunk; None is the caller's autocast."""
+    """Of the trunk; None is the network's own, else the caller's autocast."""
     reference: MaskOf | None = None
     """What is at rest by definition, in place of the network's W: poses and tracks are relative to it. Frame 0 needs a
     mask; frames without one are seen from the anchor's only."""
@@ -146,6 +146,7 @@ class _Anchor:
     distance: Tensor | None = None
     """Mean distance of its points, in the sequence's scale; that of its first pair where it is the first anchor."""
     reference: Tensor | None = None
+    usable: Tensor | None = None
     intrinsics: Tensor | None = None
     trust: Tensor | None = None
     """Confidence of its pixels in its first pair, all in all."""
@@ -183,7 +184,7 @@ class _Run:
         if self.anchor is None:
             pose = torch.eye(4, dtype=torch.float64, device=images.device)
             self.anchor = _Anchor(index=0, code=self.pairs.row(code, 0), world_from_cam=pose)
-            self.anchor.reference = self._reference(0)
+            self.anchor.reference, self.anchor.usable = self._reference(0), self.sequencing.usable(0)
             self.count = start = 1
         while start < end:
             room = end if self.sequencing.every is None else self.anchor.index + self.sequencing.every + 1 - self.count
@@ -243,24 +244,25 @@ class _Run:
     def _pose(self, first: PairMaps, second: PairMaps | None, index: int) -> tuple[Tensor, Tensor]:
         """cam_from_anchor of each frame (eq. 2, both directions in one fit where both are there), and where known."""
         anchor = self._anchor
-        ahead = self._weight(first, [anchor.reference] * len(first.points), [anchor.index] * len(first.points))
+        count = len(first.points)
+        ahead = self._weight(first, [anchor.reference] * count, [anchor.usable] * count)
         if second is None:
             return motion.relative_pose(first.points, first.target_points, ahead), ahead.flatten(1).sum(1) > 0
-        frames = range(index, index + len(first.points))
-        back = self._weight(second, [self._reference(frame) for frame in frames], frames)
+        frames = range(index, index + count)
+        references = [self._reference(frame) for frame in frames]
+        back = self._weight(second, references, [self.sequencing.usable(frame) for frame in frames])
         pose = motion.fused_pose(first.points, first.target_points, ahead, second.points, second.target_points, back)
         return pose, ahead.flatten(1).sum(1) + back.flatten(1).sum(1) > 0
 
-    def _weight(self, maps: PairMaps, references: Iterable[Tensor | None], frames: Iterable[int]) -> Tensor:
+    def _weight(self, maps: PairMaps, references: list[Tensor | None], usable: list[Tensor | None]) -> Tensor:
         """W, or the mask of what is at rest by definition; nothing where a pixel may not speak."""
         weight = maps.log_weight.exp()
         if self.sequencing.reference is not None:
             nothing = torch.zeros_like(weight[0])
             weight = torch.stack([nothing if mask is None else mask.to(nothing) for mask in references])
-        usable = [self.sequencing.usable(frame) for frame in frames]
         if any(mask is not None for mask in usable):
             everything = torch.ones_like(weight[0])
-            weight = weight * torch.stack([everything if m is None else m.to(everything) for m in usable])
+            weight = weight * torch.stack([everything if mask is None else mask.to(everything) for mask in usable])
         return weight
 
     def _overlap(self, maps: PairMaps, own: Tensor, there: PairMaps) -> Tensor:
@@ -317,6 +319,7 @@ class _Run:
             world_from_cam=link.world_from_cam,
             distance=second.points.norm(dim=-1).mean(),
             reference=reference,
+            usable=self.sequencing.usable(link.index),
         )
         return True
 

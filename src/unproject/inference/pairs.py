@@ -96,7 +96,7 @@ class WholePairs:
         images = torch.stack([anchor.expand_as(others), others], dim=1)
         pairs = torch.tensor([[0, 1], [1, 0]], device=images.device).expand(len(images), -1, -1)
         with trunk_in(self.precision, images.device):
-            prediction = self.network(Views(images=images, times=images.new_zeros(len(images), 2), pairs=pairs))
+            prediction = self.network.forward(Views(images=images, times=images.new_zeros(len(images), 2), pairs=pairs))
         return self._side(prediction, 0), self._side(prediction, 1)
 
     def _side(self, prediction: Prediction, side: int) -> PairMaps:
@@ -113,7 +113,7 @@ class WholePairs:
 
 
 def pairs_of(network: TwoViewNetwork | Reconstructor, precision: torch.dtype | None = None) -> Pairs:
-    """How to ask this network; the precision is that of its trunk."""
-    if isinstance(network, TwoViewNetwork):
-        return SplitPairs(network, precision)
-    return WholePairs(network, precision)
+    """How to ask this network. The precision is its trunk's; None is the network's own, else the caller's autocast."""
+    if precision is None and isinstance(network, Reconstructor):
+        precision = network.precision
+    return SplitPairs(network, precision) if isinstance(network, TwoViewNetwork) else WholePairs(network, precision)
