@@ -73,8 +73,7 @@ def reconstruct(
         source: A video, a folder or glob of images, or several image files (taken in natural order: 2 before 10).
         output: Folder for the result; needed unless --dry-run.
         sample: Use the sample clip that comes with the package.
-        model: A network by the file of its weights or the name of some that come with the package. Without one, points
-            are tracked and all is refined from them.
+        model: A network: the file of its weights, or the name of some that come with the package.
         long_side: Pixels of the longer side of a network's images; what it was trained on by default.
         refine: Refine from tracks; without a network that is done anyway.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
@@ -86,8 +85,7 @@ def reconstruct(
         end: Stop before this second or number.
         max_frames: Take at most so many frames, spread evenly.
         device: auto, cpu, cuda or cuda:N.
-        dtype: Precision of a network's trunk; auto is bfloat16 on CUDA. Without a network all runs on the CPU in full
-            precision.
+        dtype: Precision of a network's trunk; auto is bfloat16 on CUDA. Without one all runs on the CPU in float32.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
         resume: Go on with an interrupted run: what it has done is not done again.
@@ -100,30 +98,27 @@ def reconstruct(
     if output is None and not dry_run:
         raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
     selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
     with ExitStack() as stack:
         given: str | list[str] = _sample(stack) if sample else _ordered(source)
         from unproject.inference import reconstruct as work
 
         if dry_run:
-            network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
             _say(asdict(work.plan(given, **selection, **network)), json)
             return 0
         result = work.reconstruct(
             given,
             output=output,
-            model=model,
-            long_side=long_side,
             refine=refine,
             cameras=cameras,
             masks=masks,
             reference_mask=reference_mask,
-            device=device,
-            dtype=dtype,
             seed=seed,
             overwrite=overwrite,
             resume=resume,
             progress=_progress(quiet),
             **selection,
+            **network,
         )
     _say_result(result, output, json, quiet)
     return PARTIAL if result.provenance["state"] == "partial" else 0
