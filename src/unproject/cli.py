@@ -93,10 +93,7 @@ def reconstruct(
         json: Print the result as JSON.
         quiet: No progress bars, no notes.
     """
-    if bool(source) == sample:
-        raise UsageError("give either an input or --sample: unproject reconstruct clip.mp4 -o out")
-    if output is None and not dry_run:
-        raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
+    _check_given(bool(source) != sample, output is not None or dry_run)
     selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
     network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
     with ExitStack() as stack:
@@ -109,19 +106,26 @@ def reconstruct(
         result = work.reconstruct(
             given,
             output=output,
+            **network,
             refine=refine,
             cameras=cameras,
             masks=masks,
             reference_mask=reference_mask,
+            **selection,
             seed=seed,
             overwrite=overwrite,
             resume=resume,
             progress=_progress(quiet),
-            **selection,
-            **network,
         )
     _say_result(result, output, json, quiet)
     return PARTIAL if result.provenance["state"] == "partial" else 0
+
+
+def _check_given(one_input: bool, a_place: bool) -> None:
+    if not one_input:
+        raise UsageError("give either an input or --sample: unproject reconstruct clip.mp4 -o out")
+    if not a_place:
+        raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
 
 
 def export(
