@@ -1,7 +1,7 @@
 """Speed and memory of the two-view networks: `python -m benchmarks.networks`.
 
-Weights are random: no figure depends on them. `rates` prints pairs/s (both images encoded, both heads) and frames/s of an
-anchored sequence, the arithmetic that torch counts in one pair, and what share of the machine's own rate of matrix
+Weights are random, no figure depends on them. `rates` prints pairs/s (both images encoded, both heads) and frames/s of
+an anchored sequence, the arithmetic that torch counts in a pair, and what share of the machine's own rate of matrix
 products, measured in the same run, that comes to. `sequence` times an anchored sequence against the same network run
 pair by pair; aim: 1.6 times less. `memory` is the peak against the number of frames; aim: flat. On two cores:
 
