@@ -60,12 +60,7 @@ def feed_forward(
         reference=given.reference(reference),
         usable=given.usable(masks),
     )
-    weights = {
-        "model": type(network).__name__.lower(),
-        "file": network.origin,
-        "sha256": fingerprint(network),
-        "licence": network.licence,
-    }
+    weights = _weights(network)
     settings = {
         **settings,
         "model": network.origin,
@@ -95,13 +90,10 @@ def feed_forward(
             tracks=tracks,
             provenance={
                 **record(opened, settings, clock, writer is not None and writer.resumed),
+                **_answer(cameras, collected),
                 "weights": weights,
                 "device": str(place),
-                "anchors": sorted(set(collected.anchors)),
-                "state": "full" if bool(cameras.found.all()) else "partial",
                 "notes": [*opened.notes, *_notes(cameras, collected, sequencing)],
-                "used_priors": [],
-                "parts": [{"frames": len(opened), "motion": "full", "explained": float(cameras.quality.mean())}],
             },
         )
         return result if writer is None else writer.finish(result)
@@ -205,6 +197,27 @@ def _maps(frame: AnchoredFrame, moving: Tensor, shown: np.ndarray, place: Tensor
         to_original=place,
         rgb=torch.from_numpy(shown),
     )
+
+
+def _weights(network: Reconstructor) -> dict[str, Any]:
+    """Whose answer it is, for `run.json`."""
+    return {
+        "model": type(network).__name__.lower(),
+        "file": network.origin,
+        "sha256": fingerprint(network),
+        "licence": network.licence,
+    }
+
+
+def _answer(cameras: Cameras, collected: _Collector) -> dict[str, Any]:
+    """What was found, for `run.json`."""
+    found, quality = cameras.found, cameras.quality
+    return {
+        "anchors": sorted(set(collected.anchors)),
+        "state": "full" if bool(found.all()) else "partial",
+        "used_priors": [],
+        "parts": [{"frames": int(found.sum()), "motion": "full", "explained": float(quality.mean())}],
+    }
 
 
 def _notes(cameras: Cameras, collected: _Collector, sequencing: Sequencing) -> list[str]:
