@@ -33,8 +33,10 @@ class Dataset(ABC):
     Every clip is a pure function of its number, so that a run can stop anywhere and go on with the very same batches.
     """
 
-    count: int | None
-    """Clips are numbered from 0 to count - 1; None where they never end."""
+    @property
+    @abstractmethod
+    def count(self) -> int | None:
+        """Clips are numbered from 0 to count - 1; None where they never end."""
 
     @abstractmethod
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:

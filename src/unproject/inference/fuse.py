@@ -59,7 +59,13 @@ def sight(view: View, other: View, prior: Float32[np.ndarray, "H W"], *, thoroug
     back = flow_between(moved, view.grey, thorough=thorough)
     matched = view.pixels + there
     missed = length(there + lookup(back, matched, outside=1e3))
-    target = lookup(guess, matched)
+    return sighting(view, other, lookup(guess, matched), missed)
+
+
+def sighting(
+    view: View, other: View, target: Float32[np.ndarray, "H W 2"], missed: Float32[np.ndarray, "H W"]
+) -> Sighting:
+    """Depth from where each pixel is found in the other view. ``missed`` is by how much its way back fails, pixels."""
     missed[~inside(target, other.grey)] = 1e3
     ray_depth = inverse_depth_along_ray(
         torch.from_numpy(view.rays[..., :2]).flatten(0, 1),
@@ -68,7 +74,7 @@ def sight(view: View, other: View, prior: Float32[np.ndarray, "H W"], *, thoroug
     )
     focal = float(other.intrinsics[0, 0])
     inverse_depth, in_front, epipolar, sensitivity = (
-        value.reshape(prior.shape).numpy()
+        value.reshape(missed.shape).numpy()
         for value in (ray_depth.inverse_depth, ray_depth.relative_depth, ray_depth.epipolar, ray_depth.sensitivity)
     )
     epipolar *= focal

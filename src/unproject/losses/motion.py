@@ -135,9 +135,8 @@ class _Pairs:
 
     def pose_weight_term(self) -> Float[Tensor, ""]:
         """L_W = mean of |T P - true P_v| with everything but W held fast."""
-        points = self.points.detach()
-        pose = relative_pose(points, self.target_points.detach(), require(self.prediction, "pose_weight"))
-        return mean_per_image((transform_map(pose, points) - self.still.value).norm(dim=-1), self.still.weight)
+        weight = require(self.prediction, "pose_weight")
+        return mean_per_image(pose_miss(self.points, self.target_points, weight, self.still.value), self.still.weight)
 
     def optical_flow_term(self) -> Float[Tensor, ""]:
         """L_f = mean of |landing of P_vt - true landing| / focal, as points at depth 1."""
@@ -166,6 +165,21 @@ class _Pairs:
         eye = torch.eye(3, dtype=given.value.dtype, device=given.value.device)
         value = torch.where((given.weight > 0)[..., None, None], given.value, eye)
         return Known(targets.of_pairs(value, self.views.pairs, 1), targets.of_pairs(given.weight, self.views.pairs, 1))
+
+
+def pose_miss(
+    points: Float[Tensor, "B P H W 3"],
+    target_points: Float[Tensor, "B P H W 3"],
+    weight: Float[Tensor, "B P H W"],
+    still_points: Float[Tensor, "B P H W 3"],
+) -> Float[Tensor, "B P H W"]:
+    """|T P - P_v| of eq. 15: how far the pose of the weights puts points from where the true one does.
+
+    Moves the weights and nothing else.
+    """
+    points = points.detach()
+    pose = relative_pose(points, target_points.detach(), weight)
+    return (transform_map(pose, points) - still_points).norm(dim=-1)
 
 
 def _at_mean_one(weight: Float[Tensor, "B P H W"]) -> Float[Tensor, "B P H W"]:

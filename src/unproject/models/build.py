@@ -4,21 +4,30 @@ from collections.abc import Callable
 from typing import Any
 
 from unproject.errors import UsageError
-from unproject.models import dust3r, flow4r
+from unproject.models import compact, dust3r, flow4r
 from unproject.models.base import Reconstructor
 
-CONFIGS: dict[str, Callable[..., Any]] = {"flow4r": flow4r.config, "dust3r": dust3r.config}
+CONFIGS: dict[str, Callable[..., Any]] = {
+    "flow4r": flow4r.config,
+    "dust3r": dust3r.config,
+    "compact": compact.config,
+}
 NETWORKS: dict[type, Callable[[Any], Reconstructor]] = {
     flow4r.Flow4rConfig: flow4r.Flow4r,
     dust3r.Dust3rConfig: dust3r.Dust3r,
+    compact.CompactConfig: compact.Compact,
 }
 
 
-def build(name: str, size: str = "large", **choices: Any) -> Reconstructor:
-    """A fresh network with random weights; ``choices`` are those of its own ``config``, as ``head="linear"``."""
+def build(name: str, size: str | None = None, **choices: Any) -> Reconstructor:
+    """A fresh network with random weights, of its paper's size unless another is named.
+
+    ``choices`` are those of its own ``config``, as ``head="linear"``.
+    """
     if name not in CONFIGS:
         raise UsageError(f"no model is called {name!r}; choose one of {', '.join(CONFIGS)}")
-    return from_config(CONFIGS[name](size, **choices))
+    sizes = () if size is None else (size,)
+    return from_config(CONFIGS[name](*sizes, **choices))
 
 
 def from_config(config: Any) -> Reconstructor:

@@ -10,9 +10,9 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path, PosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -25,13 +25,14 @@ from unproject.io.disk import written_whole
 from unproject.models import keys
 from unproject.models.base import Reconstructor
 from unproject.models.build import from_config
+from unproject.models.compact import Compact, CompactConfig
 from unproject.models.dust3r import Dust3r, Dust3rConfig
 from unproject.models.flow4r import SIZES, Flow4r, Flow4rConfig
 from unproject.nn.croco import TwoViewShape
 
 METADATA = "unproject"
-CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig}
-LAYOUT_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r"}
+CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig, "compact": CompactConfig}
+NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r", Compact: "compact"}
 SAME_NAMES = keys.Layout([keys.Rename("{rest}", "{rest}")])
 RELEASED_LICENCE = "not stated in the file; that of the released CroCo, DUSt3R and MonST3R weights is CC BY-NC-SA 4.0"
 HEAD_DIM = 64
@@ -153,7 +154,10 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
 
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
     """The same tensors under the released names; `from_official` reads them back unchanged."""
-    layout = keys.LAYOUTS[LAYOUT_OF[type(model)]]
+    name = NAME_OF[type(model)]
+    if name not in keys.LAYOUTS:
+        raise UsageError(f"nobody else released weights of the {name} network; save them with checkpoints.save")
+    layout = keys.LAYOUTS[name]
     names = {key: keys.to_official_name(layout, key) for key in model.state_dict()}
     return {names[key] or key: tensor for key, tensor in model.state_dict().items()}
 
@@ -193,7 +197,7 @@ def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what
 
 def save(model: Reconstructor, path: Path) -> None:
     """Weights and, in the file's header, what rebuilds their network. The file appears whole or not at all."""
-    name = LAYOUT_OF[type(model)]
+    name = NAME_OF[type(model)]
     header = {"model": name, "config": asdict(model.config), "licence": model.licence}
     tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     with written_whole(path) as beside:
@@ -237,8 +241,16 @@ def _header(path: Path) -> dict[str, Any] | None:
 def _config(path: Path, kind: type, values: Any) -> Any:
     """The frozen dataclass again, from what JSON made of it."""
     try:
-        make: type[Any] = TwoViewShape
-        shape = {key: tuple(v) if isinstance(v, list) else v for key, v in values["shape"].items()}
-        return kind(**{**values, "shape": make(**shape)})
+        return _of_values(kind, values)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} describes its network in a way this version does not know: {error}") from error
+
+
+def _of_values(kind: type, values: dict[str, Any]) -> Any:
+    """JSON has no dataclasses and no tuples."""
+    kinds = get_type_hints(kind)
+    absent = [name for name in kinds if is_dataclass(kinds[name]) and name not in values]
+    if absent:
+        raise KeyError(f"{', '.join(absent)} is missing")
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**{key: _of_values(kinds[key], v) if isinstance(v, dict) else v for key, v in made.items()})

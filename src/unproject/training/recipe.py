@@ -21,7 +21,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What a clip looks like: views, ordered pairs of them, and the sizes (height, width) of which each step draws one."""
+    """What a clip looks like: its views, ordered pairs of them, and sizes (height, width) of which a step draws one."""
 
     sizes: tuple[tuple[int, int], ...]
     views: int = 2

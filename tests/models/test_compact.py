@@ -1,0 +1,158 @@
+"""The compact network: symmetric, honest about what it is given, and exact where its matcher is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unproject.data.base import Framing
+from unproject.data.pairs import SyntheticPairs
+from unproject.errors import UsageError
+from unproject.geometry.motion import relative_pose
+from unproject.geometry.rigid import inverse, rotation_angle
+from unproject.losses.log_geometry import LogGeometryLoss
+from unproject.losses.matching import MatchingLoss
+from unproject.models import build, checkpoints
+from unproject.models.compact import Compact, config
+from unproject.models.triangulation import explain
+from unproject.types import Views
+
+FRAMING = Framing(views=2, pairs=((0, 1), (1, 0)), height=48, width=64)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return SyntheticPairs(gap_s=(0.5, 1.0), moving=False)([0, 1], FRAMING)
+
+
+@pytest.fixture
+def model() -> Compact:
+    torch.manual_seed(0)
+    made = Compact(config("tiny")).eval()
+    torch.nn.init.normal_(made.geometry.leave.weight, std=0.05)
+    return made
+
+
+def test_swapping_the_images_swaps_the_answers(model, sample):
+    views = sample.views
+    swapped = Views(
+        images=views.images.flip(1), times=views.times.flip(1), pairs=views.pairs, intrinsics=views.intrinsics.flip(1)
+    )
+    with torch.no_grad():
+        a, b = model(views), model(swapped)
+    assert torch.allclose(a.flow, b.flow.flip(1), atol=1e-3)
+    assert torch.allclose(a.points, b.points.flip(1), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(a.target_points, b.target_points.flip(1), rtol=1e-2, atol=1e-2)
+    assert torch.allclose(a.pose_weight, b.pose_weight.flip(1), atol=1e-5)
+
+
+def test_each_item_of_a_batch_is_by_itself(model, sample):
+    one = Views(
+        images=sample.views.images[1:], times=sample.views.times[1:], pairs=sample.views.pairs[1:],
+        intrinsics=sample.views.intrinsics[1:],
+    )  # fmt: skip
+    with torch.no_grad():
+        both, alone = model(sample.views), model(one)
+    assert torch.allclose(both.points[1:], alone.points, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(both.flow[1:], alone.flow, atol=1e-3)
+
+
+def test_what_it_says_is_of_the_kinds_promised(model, sample):
+    with torch.no_grad():
+        said = model(sample.views)
+    assert said.matching is None and said.flow.shape == (2, 2, 48, 64, 2)
+    assert (said.points[..., 2] > 0).all() and (said.target_points[..., 2] > 0).all()
+    for confidence in (said.confidence, said.flow_confidence):
+        assert confidence.min() >= 0 and confidence.max() <= 1
+    assert torch.allclose(said.pose_weight.sum((-2, -1)), torch.ones(2, 2), atol=1e-4)
+
+
+def test_exact_flow_is_explained_exactly(sample):
+    """Solver and triangulation as layers: with true flow they give true pose and depth."""
+    labels = sample.labels
+    flow = labels.flow.value.movedim(1, 0).flatten(0, 1)
+    seen = labels.flow.weight.movedim(1, 0).flatten(0, 1)
+    intrinsics = labels.intrinsics.value.movedim(1, 0).flatten(0, 1)
+    found = explain(flow, seen, intrinsics, noise_px=0.1)
+    poses = labels.world_from_cam.value
+    true = torch.cat([inverse(poses[:, 1]) @ poses[:, 0], inverse(poses[:, 0]) @ poses[:, 1]])
+    assert torch.rad2deg(rotation_angle(found.target_from_source[:, :3, :3].mT @ true[:, :3, :3])).max() < 0.1
+    ratio = labels.points.value[..., 2].movedim(1, 0).flatten(0, 1) * found.inverse_depth
+    known = (found.trust > 0.5) & (labels.points.weight.movedim(1, 0).flatten(0, 1) > 0)
+    for side in range(4):
+        inside = ratio[side][known[side]]
+        assert ((inside / inside.median() - 1).abs() < 0.02).float().mean() > 0.9
+    shift = true[:, :3, 3].norm(dim=-1) / found.target_from_source[:, :3, 3].norm(dim=-1)
+    # One scale for depth and translation.
+    medians = torch.stack([ratio[side][known[side]].median() for side in range(4)])
+    assert torch.allclose(shift, medians, rtol=0.05)
+
+
+def test_known_cameras_are_taken_at_their_word(sample):
+    """Depth comes in their units, whatever the network would have solved."""
+    model, poses = Compact(replace(config("tiny"), blocks=0)).eval(), sample.labels.world_from_cam.value
+    double = poses.clone()
+    double[..., :3, 3] *= 2
+    with torch.no_grad():
+        once, twice = model.with_cameras(sample.views, poses), model.with_cameras(sample.views, double)
+    assert torch.allclose(2 * once.points, twice.points, rtol=1e-3)
+    assert torch.allclose(2 * once.target_points, twice.target_points, rtol=1e-2, atol=1e-2)
+    pose = relative_pose(once.points, once.target_points, once.pose_weight)
+    assert pose.isfinite().all()
+
+
+def test_a_fresh_network_says_what_triangulation_says(sample):
+    """Corrections start at nothing."""
+    torch.manual_seed(0)
+    plain = Compact(replace(config("tiny"), blocks=0)).eval()
+    full = Compact(config("tiny")).eval()
+    full.matcher.load_state_dict(plain.matcher.state_dict())
+    with torch.no_grad():
+        a, b = plain(sample.views), full(sample.views)
+    assert torch.allclose(a.flow, b.flow)
+    ratio = (a.points[..., 2] / b.points[..., 2]).log().abs()
+    # Only their upsampling differs: bilinear in one, learned and still random in the other.
+    assert ratio.median() < 0.1
+
+
+def test_gradients_of_geometry_stop_before_the_matcher(sample):
+    model = Compact(config("tiny")).train()
+    torch.nn.init.normal_(model.geometry.leave.weight, std=0.05)
+    LogGeometryLoss()(model(sample.views), sample.labels, sample.views).total.backward()
+    assert all(parameter.grad is None for parameter in model.matcher.parameters())
+    assert all(parameter.grad is not None for parameter in model.geometry.parameters())
+    model.zero_grad()
+    MatchingLoss()(model(sample.views), sample.labels, sample.views).total.backward()
+    assert all(parameter.grad is not None for parameter in model.matcher.parameters())
+    assert all(parameter.grad is None for parameter in model.geometry.parameters())
+
+
+def test_intrinsics_are_honoured_and_can_be_left_out(model, sample):
+    views = sample.views
+    with torch.no_grad():
+        given, assumed = model(views), model(replace(views, intrinsics=None))
+        sixty = replace(
+            views, intrinsics=torch.tensor([[55.4256, 0, 32], [0, 55.4256, 24], [0, 0, 1]]).expand(2, 2, 3, 3)
+        )
+        same = model(sixty)
+    assert torch.allclose(given.flow[0], assumed.flow[0], atol=30) and not torch.allclose(given.points, assumed.points)
+    assert (same.points / assumed.points - 1).abs().median() < 1e-3
+
+
+def test_other_sizes_and_lonely_views_are_refused(model, sample):
+    with pytest.raises(UsageError, match="multiples of 8"):
+        model(replace(sample.views, images=sample.views.images[..., :60]))
+    with pytest.raises(UsageError, match="in no pair"):
+        model(replace(sample.views, pairs=torch.zeros(2, 1, 2, dtype=torch.long)))
+    with pytest.raises(UsageError, match="no size 'huge'"):
+        build("compact", "huge")
+
+
+def test_what_ships_is_small(tmp_path):
+    model = build("compact")
+    assert 2e6 < sum(parameter.numel() for parameter in model.parameters()) < 10e6
+    checkpoints.save(model, tmp_path / "compact.safetensors")
+    again = checkpoints.load(tmp_path / "compact.safetensors")
+    assert again.config == model.config
+    with pytest.raises(UsageError, match="nobody else"):
+        checkpoints.to_official(model)
