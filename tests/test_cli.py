@@ -78,12 +78,20 @@ def work(monkeypatch):
 
 def test_flags_reach_the_work(work, capsys):
     flags = "--every 2 --start 1.5 --end 9 --max-frames 40 --device cpu --dtype float32 --seed 7 --cameras k.json"
-    assert cli.main(["reconstruct", "clip.mp4", "-o", "out", "--masks", "m", "--resume", *flags.split()]) == 0
+    network = "--model weights.pth --long-side 224 --refine --reference-mask r.png"
+    assert (
+        cli.main(["reconstruct", "clip.mp4", "-o", "out", "--masks", "m", "--resume", *flags.split(), *network.split()])
+        == 0
+    )
     source, given = work.calls[0]
     assert source == "clip.mp4"
     assert given.pop("progress") is silent  # stderr is no terminal here
     assert given == {
         "output": Path("out"),
+        "model": "weights.pth",
+        "long_side": 224,
+        "refine": True,
+        "reference_mask": Path("r.png"),
         "cameras": Path("k.json"),
         "masks": Path("m"),
         "every": 2,
@@ -127,7 +135,9 @@ def test_partial_result_leaves_with_its_own_code(work, capsys):
 def test_dry_run_says_the_plan_and_writes_nothing(work, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["reconstruct", "clip.mp4", "--dry-run", "--fps", "5"]) == 0
-    assert work.calls == [("clip.mp4", {"every": None, "fps": 5.0, "start": None, "end": None, "max_frames": None})]
+    selection = {"every": None, "fps": 5.0, "start": None, "end": None, "max_frames": None}
+    network = {"model": None, "long_side": None, "device": "auto", "dtype": "auto"}
+    assert work.calls == [("clip.mp4", selection | network)]
     assert "memory gib  0.5" in capsys.readouterr().out
     assert cli.main(["reconstruct", "clip.mp4", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 12

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unproject.io.result import Reconstruction as Reconstruction
     from unproject.io.source import open_source as open_source
     from unproject.io.validate import validate as validate
+    from unproject.models.loading import load as load
     from unproject.types import Cameras as Cameras
     from unproject.types import FrameInfo as FrameInfo
     from unproject.types import FrameMaps as FrameMaps
@@ -42,6 +43,7 @@ _HOMES = {
     "UnprojectError": "errors",
     "Views": "types",
     "export": "io.export",
+    "load": "models.loading",
     "open_source": "io.source",
     "read_cameras": "io.cameras",
     "reconstruct": "inference.reconstruct",

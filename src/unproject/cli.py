@@ -30,6 +30,7 @@ Source = Annotated[tuple[str, ...], tyro.conf.Positional, _flag("SOURCE ...")]
 Result = Annotated[Path, tyro.conf.Positional, _flag("OUT")]
 Output = Annotated[Path | None, _flag("FOLDER", "-o")]
 Place = Annotated[Path | None, _flag("PATH")]
+Model = Annotated[str | None, _flag("NAME|PATH")]
 Count = Annotated[int | None, _flag("N")]
 Number = Annotated[float | None, _flag("X")]
 Formats = Annotated[str, _flag("A,B,...")]
@@ -46,8 +47,12 @@ def reconstruct(
     *,
     output: Output = None,
     sample: Switch = False,
+    model: Model = None,
+    long_side: Count = None,
+    refine: Switch = False,
     cameras: Place = None,
     masks: Place = None,
+    reference_mask: Place = None,
     every: Count = None,
     fps: Number = None,
     start: Number = None,
@@ -68,15 +73,19 @@ def reconstruct(
         source: A video, a folder or glob of images, or several image files (taken in natural order: 2 before 10).
         output: Folder for the result; needed unless --dry-run.
         sample: Use the sample clip that comes with the package.
+        model: A network: the file of its weights, or the name of some that come with the package.
+        long_side: Pixels of the longer side of a network's images; what it was trained on by default.
+        refine: Refine from tracks; without a network that is done anyway.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
         masks: Folder with one mask per frame; nothing is tracked or claimed on black pixels.
+        reference_mask: Image for the first frame, or a folder: with a network, cameras are relative to what is white.
         every: Take every n-th frame.
         fps: Take at most so many frames per second of a video.
         start: Begin at this second of a video, or at this number in a list of images.
         end: Stop before this second or number.
         max_frames: Take at most so many frames, spread evenly.
         device: auto, cpu, cuda or cuda:N.
-        dtype: Precision of networks; without one all runs on the CPU in full precision.
+        dtype: Precision of a network's trunk; auto is bfloat16 on CUDA. Without one all runs on the CPU in float32.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
         resume: Go on with an interrupted run: what it has done is not done again.
@@ -84,33 +93,39 @@ def reconstruct(
         json: Print the result as JSON.
         quiet: No progress bars, no notes.
     """
-    if bool(source) == sample:
-        raise UsageError("give either an input or --sample: unproject reconstruct clip.mp4 -o out")
-    if output is None and not dry_run:
-        raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
+    _check_given(bool(source) != sample, output is not None or dry_run)
     selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
     with ExitStack() as stack:
         given: str | list[str] = _sample(stack) if sample else _ordered(source)
         from unproject.inference import reconstruct as work
 
         if dry_run:
-            _say(asdict(work.plan(given, **selection)), json)
+            _say(asdict(work.plan(given, **selection, **network)), json)
             return 0
         result = work.reconstruct(
             given,
             output=output,
+            **network,
+            refine=refine,
             cameras=cameras,
             masks=masks,
-            device=device,
-            dtype=dtype,
+            reference_mask=reference_mask,
+            **selection,
             seed=seed,
             overwrite=overwrite,
             resume=resume,
             progress=_progress(quiet),
-            **selection,
         )
     _say_result(result, output, json, quiet)
     return PARTIAL if result.provenance["state"] == "partial" else 0
+
+
+def _check_given(one_input: bool, a_place: bool) -> None:
+    if not one_input:
+        raise UsageError("give either an input or --sample: unproject reconstruct clip.mp4 -o out")
+    if not a_place:
+        raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
 
 
 def export(

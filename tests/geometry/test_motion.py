@@ -273,3 +273,27 @@ def test_mean_distance_never_reads_what_has_no_weight():
     assert gradient.isfinite().all() and not gradient[1].any()
     assert align.mean_distance(points, torch.zeros(3)) == 1
     assert align.mean_distance(torch.zeros(3, 3), torch.ones(3)) == pytest.approx(1e-8)
+
+
+def test_a_plane_between_its_pixels_is_exact():
+    """Rays meet a tilted plane; a rigid motion of it is read between the pixels, where plain interpolation bends it."""
+    matrix = camera.intrinsics_from_focal(torch.tensor(30.0, dtype=DOUBLE), WIDTH, HEIGHT)
+    normal, distance = torch.tensor([0.3, -0.5, 0.8], dtype=DOUBLE), 2.0
+    uv = torch.rand(200, 2, dtype=DOUBLE) * torch.tensor([WIDTH - 1, HEIGHT - 1]) + 0.5
+
+    def points_at(places):
+        rays = camera.rays(places, matrix)
+        return rays * (distance / (rays @ normal))[..., None]
+
+    grid = points_at(camera.pixel_grid(HEIGHT, WIDTH, DOUBLE).flatten(0, 1)).unflatten(0, (HEIGHT, WIDTH))
+    pose = rigid.from_rt(rigid.so3_exp(torch.tensor([0.2, -0.4, 0.1], dtype=DOUBLE)), torch.ones(3, dtype=DOUBLE))
+    moved = motion.transform_map(pose, grid)
+    truth = rigid.transform(pose, points_at(uv))
+    assert (motion.surface_at(moved, grid, uv) - truth).abs().max() < 1e-12
+    assert (motion.sample(moved, uv)[0] - truth).abs().max() > 1e-4
+
+
+def test_between_points_that_mean_nothing_stands_something_finite():
+    points = torch.randn(6, 8, 3)  # half of them behind the camera
+    found = motion.surface_at(points, points, torch.rand(50, 2) * 6)
+    assert found.isfinite().all() and (found.abs() <= points.abs().amax()).all()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from unproject.errors import UsageError
-from unproject.inference.reconstruct import _unclaimed, reconstruct
+from unproject.inference.reconstruct import reconstruct
+from unproject.inference.run import unclaimed
 from unproject.types import FrameMaps
 
 
@@ -21,13 +22,13 @@ def test_nothing_is_claimed_on_black_pixels() -> None:
     )
     mask = np.ones((8, 12), bool)
     mask[2:4, 5] = False
-    found = _unclaimed(maps, mask)
+    found = unclaimed(maps, mask)
     claimed = np.ones((4, 6), bool)
     claimed[1, 2] = False
     for values in (found.valid, found.confidence, found.motion):
         np.testing.assert_array_equal(values > 0, claimed)
     assert (found.depth == 2).all()
-    assert _unclaimed(maps, None) is maps
+    assert unclaimed(maps, None) is maps
 
 
 @pytest.mark.parametrize("wish", ["overwrite", "resume"])

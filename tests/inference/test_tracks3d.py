@@ -111,7 +111,7 @@ def test_every_part_of_a_clip_keeps_tracks() -> None:
         uv=torch.zeros(len(view), 2),
         weight=torch.ones(len(view)),
     )
-    chosen = tracks3d._longest(tracks, 500)
+    chosen = tracks3d.longest(tracks, 500)
     assert len(chosen) == tracks3d.MOST
     starts = view[np.searchsorted(track, chosen)]
     counts = np.histogram(starts, bins=np.arange(100, 500, 50))[0]
@@ -125,4 +125,4 @@ def test_short_tracks_are_no_tracks() -> None:
         uv=torch.zeros(5, 2),
         weight=torch.ones(5),
     )
-    assert list(tracks3d._longest(tracks, 3)) == [1]
+    assert list(tracks3d.longest(tracks, 3)) == [1]

@@ -31,6 +31,10 @@ def test_the_large_network_has_the_papers_size(head, count):
     assert sum(p.numel() for p in model.parameters()) == count
 
 
+def test_images_are_as_large_as_in_the_stage_that_the_head_is_of():
+    assert (tiny("linear").long_side, tiny("dpt").long_side) == (224, 512)
+
+
 def test_base_is_half_of_large():
     with torch.device("meta"):
         assert 190e6 < sum(p.numel() for p in build("flow4r", "base", head="linear").parameters()) < 210e6

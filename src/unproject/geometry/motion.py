@@ -109,6 +109,18 @@ def landing(
     return project(points.flatten(-3, -2), intrinsics).unflatten(-2, points.shape[-3:-1])
 
 
+def surface_at(
+    values: Float[Tensor, "H W 3"], points: Float[Tensor, "H W 3"], uv: Float[Tensor, "K 2"]
+) -> Float[Tensor, "K 3"]:
+    """A map of the surface `points`, as P or P_vt, between its pixels: exact on planes, finite wherever points are.
+
+    Over the image of a plane 1/z and P_vt/z are linear, as in a texture that is drawn in perspective; P_vt is not.
+    """
+    near = 1 / points[..., 2:].clamp(min=NEAREST)
+    found, _ = sample(torch.cat([values * near, near], dim=-1), uv)
+    return found[..., :3] / found[..., 3:]
+
+
 def flow_of_points(
     points: Float[Tensor, "*batch H W 3"],
     target_points: Float[Tensor, "*batch H W 3"],
@@ -167,11 +179,22 @@ def motion_mask(
     Moves means: by more than a share of the median distance of the scene. Pixels hidden in the target have no second
     witness and are left out.
     """
+    return motion_share(maps, back_maps, target_intrinsics, tolerance) > 0.5
+
+
+def motion_share(
+    maps: PointMaps,
+    back_maps: PointMaps,
+    target_intrinsics: Float[Tensor, "*batch 3 3"],
+    tolerance: float = 0.015,
+) -> Float[Tensor, "*batch H W"]:
+    """`motion_mask` as a number in [0, 1] that passes one half at the tolerance; 0 without a second witness."""
     landed = landing(maps.target_points, target_intrinsics)
-    witness, inside = sample(_moves(back_maps, tolerance)[..., None].to(maps.points), landed)
-    return _moves(maps, tolerance) & inside & (witness[..., 0] > 0.5)
+    witness, inside = sample(_moves(back_maps, tolerance)[..., None], landed)
+    return torch.where(inside, torch.minimum(_moves(maps, tolerance), witness[..., 0]), 0)
 
 
 def _moves(maps: PointMaps, tolerance: float) -> Tensor:
     distance = maps.points.norm(dim=-1).flatten(-2).median(-1).values
-    return maps.object_flow.norm(dim=-1) > tolerance * distance[..., None, None]
+    square = (maps.object_flow.norm(dim=-1) / (tolerance * distance[..., None, None]).clamp(min=NEAREST)).square()
+    return square / (1 + square)

@@ -1,16 +1,11 @@
 """The main job: images or video in, cameras, depth and motion out, with nothing but this machine."""
 
 import os
-import re
-import resource
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +25,19 @@ from unproject.inference.evidence import (
     network_size,
 )
 from unproject.inference.extend import extended
+from unproject.inference.feedforward import feed_forward
+from unproject.inference.network_input import fitted, memory_gib
 from unproject.inference.refine import Solved, polished, solve_component
+from unproject.inference.run import Clock, Folder, record, unclaimed
 from unproject.inference.sharpen import sharpened
 from unproject.io import schema
 from unproject.io.cameras import MatchedCameras, read_cameras
-from unproject.io.images import resize, to_original
+from unproject.io.images import to_original
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
 from unproject.io.writer import ResultWriter
+from unproject.models.base import Reconstructor
+from unproject.models.loading import device_of, load, precision_of
 from unproject.progress import Progress, silent
 from unproject.teachers.tracks import LEAST_TRUST
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
@@ -71,18 +71,29 @@ def plan(
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
+    model: Reconstructor | str | Path | None = None,
+    long_side: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Plan:
-    """What `reconstruct` would read and what it would take; errors as there."""
+    """What `reconstruct` would read and what it would take (on the device, with a network on one); errors as there."""
+    _check_wishes(model is not None, long_side=long_side)
+    device_of(device), precision_of(dtype, device)
     opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
     first = opened.infos[0]
-    width, height = network_size(first)
+    if model is None:
+        memory, (width, height) = _memory_gib(opened), network_size(first)
+    else:
+        network = model if isinstance(model, Reconstructor) else load(model, device, dtype)
+        side = network.long_side if long_side is None else long_side
+        memory, (width, height) = memory_gib(network, opened, side), fitted(first.width, first.height, side)
     return Plan(
         kind=opened.kind,
         frames=len(opened),
         first_file=first.file,
         original_size=f"{first.width}x{first.height}",
         network_size=f"{width}x{height}",
-        memory_gib=round(_memory_gib(opened), 2),
+        memory_gib=round(memory, 2),
         output_gib=round(len(opened) * width * height * BYTES_PER_PIXEL / 2**30, 2),
         notes=list(opened.notes),
     )
@@ -106,8 +117,12 @@ def reconstruct(
     source: str | Path | Sequence[str | Path],
     *,
     output: str | Path | None = None,
+    model: Reconstructor | str | Path | None = None,
+    refine: bool = False,
+    long_side: int | None = None,
     cameras: str | Path | None = None,
     masks: str | Path | None = None,
+    reference_mask: str | Path | None = None,
     every: int | None = None,
     fps: float | None = None,
     start: float | None = None,
@@ -128,27 +143,79 @@ def reconstruct(
     ``masks`` a folder of images: nothing is tracked or claimed on their black pixels. ``provenance["state"]`` is
     "partial" where less was found than asked for, and ``provenance["notes"]`` says what.
 
+    Without a ``model`` tracks are followed and refined. A two-view network (or what `load` takes) gives all from pairs
+    of frames, which it sees with ``long_side`` pixels; ``reference_mask`` (an image for the first frame, or a folder)
+    then marks the object that cameras and motion are relative to.
+
     Raises:
         InputError: something cannot be read, or contradicts itself.
         UsageError: arguments that do not fit, or an output folder that holds something.
+        WeightsError: no such weights.
+        MemoryLimitError: more memory is needed than there is; the text says what fits.
     """
-    clock = _Clock()
-    _check_device(device, dtype)
-    opened = open_source(source, every=every, fps=fps, start=start, end=end, max_frames=max_frames)
-    _check_memory(opened)
-    known = None if cameras is None else read_cameras(cameras).match(opened.infos)
+    if output is None and (overwrite or resume):
+        raise UsageError("overwrite and resume need an output folder")
+    _check_wishes(model is not None, refine=refine, long_side=long_side, cameras=cameras, reference=reference_mask)
+    place, precision = device_of(device), precision_of(dtype, device)
+    selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+    opened = open_source(source, **selection)
     masked = None if masks is None else Path(masks)
     if masked is not None:
         check_masks(masked, opened.infos)
-    if output is None and (overwrite or resume):
-        raise UsageError("overwrite and resume need an output folder")
-    selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
-    settings = {"cameras": known and str(cameras), "masks": masks and str(masks), "seed": seed, **selection}
+    folder = Folder(path=output, overwrite=overwrite, resume=resume)
+    settings = {"masks": masks and str(masks), "seed": seed, **selection}
+    if model is None:
+        return _weights_free(opened, folder, settings, cameras, masked, seed, progress)
+    return feed_forward(
+        model if isinstance(model, Reconstructor) else load(model, device, dtype),
+        opened,
+        folder=folder,
+        settings=settings,
+        long_side=long_side,
+        masks=masked,
+        reference=None if reference_mask is None else Path(reference_mask),
+        device=None if device == "auto" else place,
+        precision=None if dtype == "auto" else precision,
+        progress=progress,
+    )
+
+
+def _check_wishes(
+    network: bool,
+    *,
+    long_side: int | None,
+    refine: bool = False,
+    cameras: str | Path | None = None,
+    reference: str | Path | None = None,
+) -> None:
+    """What one way can and the other cannot."""
+    if not network and reference is not None:
+        raise UsageError("--reference-mask needs a network that says how every pixel moves: give --model")
+    if not network and long_side is not None:
+        raise UsageError("--long-side is that of a network's images: give --model, or leave it out")
+    if network and cameras is not None:
+        raise UsageError("--cameras: a network cannot be told cameras yet; leave out --cameras or --model")
+    if network and refine:
+        raise UsageError("--refine: a network's answer is not refined yet; leave out --refine, or --model for tracks")
+
+
+def _weights_free(
+    opened: Source,
+    folder: Folder,
+    settings: dict[str, Any],
+    cameras: str | Path | None,
+    masked: Path | None,
+    seed: int,
+    progress: Progress,
+) -> Reconstruction:
+    """From tracks alone."""
+    clock = Clock()
+    _check_memory(opened)
+    known = None if cameras is None else read_cameras(cameras).match(opened.infos)
+    settings = {"cameras": known and str(cameras), **settings}
     with ExitStack() as stack:
-        writer = None
-        if output is not None:
-            identity = {**settings, "sha256": checkpoint.inputs_of(opened, known, masked)}
-            writer = ResultWriter(output, opened.infos, settings=identity, overwrite=overwrite, resume=resume)
+        writer = folder.writer(opened, {**settings, "sha256": checkpoint.inputs_of(opened, known, masked)})
+        if writer is not None:
             stack.enter_context(writer)
         stack.enter_context(threadpool_limits(1, "blas"))  # the solver's matrices are small: threads only wait
         pictures = stack.enter_context(Pictures(opened))
@@ -287,29 +354,10 @@ def _all_maps(
             yield writer.maps[frame]
             continue
         mask = None if masks is None else mask_of(masks, infos[frame], frame)
-        maps = schema.rounded(_unclaimed(next(made), mask))
+        maps = schema.rounded(unclaimed(next(made), mask))
         if writer is not None:
             writer.write(frame, maps)
         yield maps
-
-
-def _unclaimed(maps: FrameMaps, mask: np.ndarray | None) -> FrameMaps:
-    """Nothing is claimed of pixels that touch a black one of the mask (bool, original pixels)."""
-    if mask is None:
-        return maps
-    share = torch.from_numpy(resize(mask.astype(np.uint8) * 255, *reversed(maps.depth.shape)))
-    usable = share == 255
-    return replace(maps, valid=maps.valid & usable, confidence=maps.confidence * usable, motion=maps.motion * usable)
-
-
-def _check_device(device: str, dtype: str) -> None:
-    """The weights-free way runs on the CPU in the precision it needs; a device that is not there is still an error."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"--device {device} is not known: give auto, cpu, cuda or cuda:N")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: this machine has no CUDA device; use --device auto")
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--dtype {dtype} is not known: give auto, float32 or bfloat16")
 
 
 def _check_memory(opened: Source) -> None:
@@ -321,36 +369,18 @@ def _check_memory(opened: Source) -> None:
         )
 
 
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
-
-
 def _provenance(
     opened: Source,
     settings: dict[str, Any],
     known: MatchedCameras | None,
     solution: _Solution,
-    clock: _Clock,
+    clock: Clock,
     resumed: bool,
 ) -> dict[str, Any]:
     cameras, parts = solution.cameras, solution.parts
     complete = bool(cameras.found.all()) and len(parts) == 1 and parts[0].motion == "full"
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    files = len({info.file for info in opened.infos})
     return {
-        "version": version("unproject"),
-        "argv": sys.argv[1:],
-        "config": settings,
-        "input": {"kind": opened.kind, "files": files, "sha256": opened.content_hash},
+        **record(opened, settings, clock, resumed),
         "weights": None,
         "state": "full" if complete else "partial",
         "notes": [*opened.notes, *([] if known is None else known.notes), *solution.notes],
@@ -358,9 +388,6 @@ def _provenance(
         "parts": [
             {"frames": len(part.views), "motion": part.motion, "explained": float(part.good.mean())} for part in parts
         ],
-        "resumed": resumed,
-        "timings_s": clock.seconds,
-        "peak_memory_gib": round(rss / 2**20 / (1024 if sys.platform == "darwin" else 1), 3),
     }
 
 

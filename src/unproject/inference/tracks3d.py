@@ -26,7 +26,7 @@ class TrackLifter:
     def __init__(self, tracks: Tracks, parts: list[Solved], cameras: Cameras):
         self.cameras = cameras
         frames = len(cameras.found)
-        self.names = _longest(tracks, frames)
+        self.names = longest(tracks, frames)
         row = np.isin(tracks.track.numpy(), self.names)
         self.view = tracks.view.numpy()[row]
         self.column = np.searchsorted(self.names, tracks.track.numpy()[row])
@@ -62,8 +62,8 @@ class TrackLifter:
         self.xyz[:, still] = self.fixed[still]
         self.confidence[:, still] = np.where(visible[:, still], self.explained[still], 0.0)
         self.confidence[:, moving] = self.confidence[:, moving].clip(max=MOVING_CONFIDENCE)
-        _fill(self.xyz)
-        _fill(self.uv)
+        fill_gaps(self.xyz)
+        fill_gaps(self.uv)
         return MovingTracks(
             xyz=torch.as_tensor(self.xyz),
             uv=torch.as_tensor(self.uv),
@@ -73,7 +73,7 @@ class TrackLifter:
         )
 
 
-def _longest(tracks: Tracks, frames: int) -> np.ndarray:
+def longest(tracks: Tracks, frames: int) -> np.ndarray:
     """The longest tracks of each of `SECTIONS` stretches of time, in turns, until there are `MOST`."""
     length = tracks.lengths().numpy()
     middle = np.bincount(tracks.track.numpy(), weights=tracks.view.numpy(), minlength=len(length)) / length
@@ -99,7 +99,7 @@ def _fixed_points(parts: list[Solved], names: np.ndarray) -> tuple[np.ndarray, n
     return place, share
 
 
-def _fill(values: np.ndarray) -> None:
+def fill_gaps(values: np.ndarray) -> None:
     """Replace NaN along time (axis 0) by linear interpolation, held at the ends; zero where a column knows nothing."""
     time = np.arange(len(values))
     for column in np.flatnonzero(np.isnan(values[..., 0]).any(0)):

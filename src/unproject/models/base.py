@@ -1,8 +1,10 @@
 """What a model is: views in, prediction out."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from unproject.types import Prediction, Views
@@ -13,7 +15,27 @@ class Reconstructor(nn.Module, ABC):
 
     config: Any
     """Rebuilds the model: ``type(model)(model.config)`` has the same weights' names and shapes."""
+    precision: torch.dtype | None = None
+    """What its trunk runs in when it is called; None leaves that to the caller's autocast."""
+    long_side: int = 512
+    """Pixels of the images that it is at its best with."""
+    origin: str | None = None
+    """The file that its weights came from; None for weights that were made here."""
+    licence: str | None = None
+    """Of its weights, where that is known."""
 
     @abstractmethod
     def forward(self, views: Views) -> Prediction:
         """What the network says, in its own gauge; trunks run under the caller's autocast, results are float32."""
+
+    def __call__(self, views: Views) -> Prediction:
+        """`forward` with the trunk in this model's `precision`."""
+        with trunk_in(self.precision, views.images.device):
+            return super().__call__(views)
+
+
+def trunk_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager:
+    """Autocast of a trunk to this type; None leaves things as they are."""
+    if precision is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)

@@ -35,6 +35,7 @@ CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig, "compact": CompactCon
 NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r", Compact: "compact"}
 SAME_NAMES = keys.Layout([keys.Rename("{rest}", "{rest}")])
 PART_OF = keys.Layout(SAME_NAMES.renames, [keys.Drop("{rest}", "this network has no such part")], fresh="")
+RELEASED_LICENCE = "not stated in the file; that of the released CroCo, DUSt3R and MonST3R weights is CC BY-NC-SA 4.0"
 HEAD_DIM = 64
 """Width of an attention head in every released network; shapes of weights do not tell it."""
 
@@ -214,24 +215,34 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
 def save(model: Reconstructor, path: Path) -> None:
     """Weights and, in the file's header, what rebuilds their network. The file appears whole or not at all."""
     name = NAME_OF[type(model)]
-    header = {"model": name, "config": asdict(model.config)}
+    header = {"model": name, "config": asdict(model.config), "licence": model.licence}
     tensors = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     with written_whole(path) as beside:
         save_file(tensors, beside, {METADATA: json.dumps(header)})
 
 
 def load(path: Path) -> Reconstructor:
-    """The network of a file that `save` wrote, or of a released one whose layout its names tell."""
+    """The network of a file that `save` wrote, or of a released one whose layout its names tell.
+
+    UsageError for CroCo's weights, which are only where training starts.
+    """
     header = _header(path)
     if header is None:
         state = read_weights(path)
-        return from_official(layout_of(state), state)
+        layout = layout_of(state)
+        if layout == "croco":
+            raise UsageError(f"{path} holds weights of CroCo, which have no head: start a training from them")
+        model = from_official(layout, state)
+        model.licence = RELEASED_LICENCE
+        return model
     if header.get("model") not in CONFIGS:
         raise InputError(
             f"{path} holds a model called {header.get('model')!r}; this version knows {', '.join(CONFIGS)}"
         )
     config = _config(path, CONFIGS[header["model"]], header["config"])
-    return _made_of(config, SAME_NAMES, read_weights(path), str(path))
+    model = _made_of(config, SAME_NAMES, read_weights(path), str(path))
+    model.licence = header.get("licence")
+    return model
 
 
 def _header(path: Path) -> dict[str, Any] | None:

@@ -106,6 +106,8 @@ class SideMaps:
 class Compact(Reconstructor):
     """Two-view network of a few million parameters for images of 100 to 500 pixels, sides multiples of 8."""
 
+    long_side = 256
+
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from unproject.errors import UsageError
 from unproject.models.base import Reconstructor
-from unproject.models.pairing import common_gauge, runs_of
+from unproject.models.pairing import PairMaps, TwoViewNetwork, common_gauge, runs_of
 from unproject.nn.croco import CrocoDecoder, CrocoEncoder, PixelHead, Tokens, TwoViewShape
 from unproject.nn.heads import exp_direction
 from unproject.types import Prediction, Views
 
 CHANNELS = 8
+LONG_SIDE = {"linear": 224, "dpt": 512}
+"""Pixels of the images of the paper's two stages of training."""
 
 SIZES = {
     "large": TwoViewShape(),
@@ -39,22 +41,8 @@ class Flow4rConfig:
     """What channels 3 to 5 mean: P_vt, or F with P_vt = P + F (the paper's Table 3)."""
 
 
-@dataclass(frozen=True)
-class PairMaps:
-    """What one image of each of F pairs says of its pixels."""
-
-    points: Float[Tensor, "F H W 3"]
-    """P: in the image's own camera at its own time."""
-    target_points: Float[Tensor, "F H W 3"]
-    """P_vt: the same points in the other image's camera at its time. Scene flow F is the difference."""
-    log_weight: Float[Tensor, "F H W"]
-    """log W, for pose; W sums to 1 over each image."""
-    confidence: Float[Tensor, "F H W"]
-    """In [0, 1]. The paper's C = 1 + exp(raw) is ``1 / (1 - confidence)``."""
-
-
 @final
-class Flow4r(Reconstructor):
+class Flow4r(Reconstructor, TwoViewNetwork):
     """The symmetric two-view network. ``encode`` once per image, ``decode`` once per pair, or call it on `Views`."""
 
     def __init__(self, config: Flow4rConfig) -> None:
@@ -62,6 +50,7 @@ class Flow4r(Reconstructor):
         if config.motion not in ("target_points", "scene_flow"):
             raise UsageError(f"motion {config.motion!r} is unknown; choose target_points or scene_flow")
         self.config = config
+        self.long_side = LONG_SIDE[config.shape.head]
         self.encoder = CrocoEncoder(config.shape)
         self.decoder = CrocoDecoder(config.shape)
         self.head = PixelHead(config.shape, CHANNELS)

@@ -1,5 +1,6 @@
-"""From ordered pairs of views to the runs of a two-view network and back."""
+"""What two-view networks have in common: their parts, their maps, and from ordered pairs of views to runs and back."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,41 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unproject.errors import UsageError
+from unproject.nn.croco import Tokens
+
+
+@dataclass(frozen=True)
+class PairMaps:
+    """What one image of each of F pairs says of its pixels."""
+
+    points: Float[Tensor, "F H W 3"]
+    """P: in the image's own camera at its own time."""
+    target_points: Float[Tensor, "F H W 3"]
+    """P_vt: the same points in the other image's camera at its time. Scene flow F is the difference."""
+    log_weight: Float[Tensor, "F H W"]
+    """log W, for pose; W sums to 1 over each image."""
+    confidence: Float[Tensor, "F H W"]
+    """In [0, 1]. The paper's C = 1 + exp(raw) is ``1 / (1 - confidence)``."""
+
+
+class TwoViewNetwork(ABC):
+    """A symmetric network of two images whose parts can be run apart: one image against many is encoded once."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "F 3 H W"]) -> Tokens:
+        """What the network keeps of RGB images in [0, 1]."""
+
+    @abstractmethod
+    def relate(self, first: Tokens, second: Tokens) -> tuple[list[Tensor], list[Tensor]]:
+        """What the head reads, of both images of each pair."""
+
+    @abstractmethod
+    def read(self, layers: list[Tensor], rows: int) -> Float[Tensor, "F C H W"]:
+        """The raw channels of one side, which has so many rows of tokens."""
+
+    @abstractmethod
+    def activate(self, raw: Float[Tensor, "F C H W"]) -> PairMaps:
+        """What the raw channels mean."""
 
 
 @dataclass(frozen=True)
