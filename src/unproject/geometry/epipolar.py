@@ -154,8 +154,9 @@ def _normal_equations(
     # t x a and R^T (b x t): lines in the target and in the source.
     line = ty * az - tz * ay, tz * ax - tx * az
     bx, by, bz = v * tz - ty, tx - u * tz, u * ty - v * tx
-    back = (r[0][column] * bx + r[1][column] * by + r[2][column] * bz for column in range(2))
-    divisor = sum(part.square() for part in (*line, *back)).clamp(min=1e-12).rsqrt()
+    back = [r[0][column] * bx + r[1][column] * by + r[2][column] * bz for column in range(2)]
+    slope_square = line[0].square() + line[1].square() + back[0].square() + back[1].square()
+    divisor = slope_square.clamp(min=1e-12).rsqrt()
     error = (tx * cx + ty * cy + tz * cz) * divisor
     along, across = ax * tx + ay * ty + az * tz, ax * u + ay * v + az
     tangent = _tangent(direction)

@@ -12,7 +12,7 @@ from unproject.geometry.flow import forward_backward_error
 from unproject.inference.fuse import Sighting, sighting
 from unproject.inference.view import View
 from unproject.models.compact import Compact
-from unproject.types import Prediction, Views
+from unproject.types import Prediction, Views, require
 
 SIDE = 8
 """The network's images are multiples of this."""
@@ -71,7 +71,7 @@ def _on_canvas(rgb: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> Tens
 
 def _sighting(view: View, other: View, said: Prediction) -> Sighting:
     height, width = view.grey.shape
-    flow, trust = said.flow[0], said.flow_confidence[0, 0, :height, :width].numpy()
+    flow, trust = require(said, "flow")[0], require(said, "flow_confidence")[0, 0, :height, :width].numpy()
     missed = forward_backward_error(flow[0], flow[1])[:height, :width].numpy()
     found = sighting(view, other, view.pixels + flow[0, :height, :width].numpy(), missed)
     return replace(found, trust=found.trust * trust, noise=np.full_like(found.noise, NOISE))
