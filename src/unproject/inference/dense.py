@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from unproject.inference import motion, neighbours
-from unproject.inference.measure import Measured, measure, without_movers
+from unproject.inference.measure import Guess, Measured, measure, without_movers
 from unproject.inference.merge import merge
 from unproject.inference.neighbours import Layout, SparseDepth
 from unproject.inference.view import View, make_view
@@ -50,6 +50,8 @@ class DenseClip:
     """A video, whose frames follow each other in time."""
     camera_motion: Sequence[CameraMotion]
     """One per component of ``cameras``."""
+    guess: Guess | None = None
+    """Something else that sees depth, where flow does not."""
 
 
 def dense_maps(clip: DenseClip, frames: Sequence[int] | None = None, workers: int = 2) -> Iterator[FrameMaps]:
@@ -139,7 +141,7 @@ class _Densifier:
         choose = neighbours.in_time if self.clip.ordered else neighbours.among_photos
         others = [self.view(other) for other in choose(self.layout, frame)]
         view = self.view(frame)
-        found = measure(view, others, self.clip.sparse[frame], thorough=not self.clip.ordered)
+        found = measure(view, others, self.clip.sparse[frame], thorough=not self.clip.ordered, guess=self.clip.guess)
         moving = self._motion(frame, found.inverse_depth, found.precision) > 0.5
         return without_movers(view, found, moving) if moving.any() else found
 

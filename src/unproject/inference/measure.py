@@ -1,6 +1,6 @@
 """Depth as one frame alone measures it, with the help of others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -33,8 +33,17 @@ class Measured:
     """Belongs to the camera, not to the scene."""
 
 
-def measure(view: View, others: Sequence[View], sparse: SparseDepth, *, thorough: bool) -> Measured:
-    """Depth of one frame from its flow to others, started from the solved points that it sees."""
+Guess = Callable[[View, Sequence[View]], Float32[np.ndarray, "H W"]]
+"""Inverse depth of a view as something else than flow sees it, with the help of others; relief counts, not size."""
+
+
+def measure(
+    view: View, others: Sequence[View], sparse: SparseDepth, *, thorough: bool, guess: Guess | None = None
+) -> Measured:
+    """Depth of one frame from its flow to others, started from the solved points that it sees.
+
+    Where flow finds nothing, what it found nearby is carried on: smoothly, or along the relief of the guess.
+    """
     prior = sparse_prior(view, sparse)
     nothing = np.zeros_like(prior)
     ignorant = Measured(inverse_depth=prior, precision=nothing, stuck=nothing > 0)
@@ -44,10 +53,23 @@ def measure(view: View, others: Sequence[View], sparse: SparseDepth, *, thorough
     known = (fused.error < SURE) & (fused.agreeing >= min(AGREEING, len(others)))
     if not known.any():
         return ignorant
-    inverse_depth = polish(view, others, complete(fused.inverse_depth, known, view.rgb))
+    filled = carried_on(view, fused.inverse_depth, known, None if guess is None else guess(view, others))
+    inverse_depth = polish(view, others, filled)
     stuck = stuck_to_image(view, others, inverse_depth)
     precision = 1 / (fused.error * (1 + STEEP * _relief(inverse_depth)))
     return Measured(inverse_depth=inverse_depth, precision=np.where(stuck, nothing, precision), stuck=stuck)
+
+
+def carried_on(
+    view: View,
+    inverse_depth: Float32[np.ndarray, "H W"],
+    known: Bool[np.ndarray, "H W"],
+    relief: Float32[np.ndarray, "H W"] | None,
+) -> Float32[np.ndarray, "H W"]:
+    """What is known, and the rest from it: the ratio to the relief is what is smooth."""
+    if relief is None:
+        return complete(inverse_depth, known, view.rgb)
+    return relief * complete(inverse_depth / relief, known, view.rgb)
 
 
 def sparse_prior(view: View, sparse: SparseDepth) -> Float32[np.ndarray, "H W"]:
