@@ -235,8 +235,9 @@ def test_a_network_without_the_split_is_run_whole():
         ):
             for name in ("points", "target_points", "confidence", "log_weight"):
                 assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-4)
-    dust3r = build("dust3r", "tiny").eval()
-    assert len(list(anchored(dust3r, images))) == 4
+    for other in ("dust3r", "compact"):
+        frames = list(anchored(build(other, "tiny").eval(), images))
+        assert len(frames) == 4 and frames[3].points.isfinite().all()
 
 
 @pytest.mark.parametrize(("both_sides", "reads"), [(True, 2 * 6), (False, 6)])
