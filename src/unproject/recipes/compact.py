@@ -37,7 +37,7 @@ def matching(steps: int = 1000, data: Dataset | None = None) -> Recipe:
     )
 
 
-def geometry(steps: int = 1200, data: Dataset | None = None) -> Recipe:
+def geometry(steps: int = 800, data: Dataset | None = None) -> Recipe:
     """Stage two, from the weights of stage one: matching goes on, and what geometry cannot explain is learned.
 
     No gradient of the second reaches the first, and each is clipped by itself: together they spoil the flow (measured).
@@ -49,7 +49,7 @@ def geometry(steps: int = 1200, data: Dataset | None = None) -> Recipe:
         name="compact",
         model=network.config(),
         sources=(source,),
-        schedule=replace(parent.schedule, learning_rate=1e-3, last_learning_rate=1e-5, clip_parts=True),
+        schedule=replace(parent.schedule, learning_rate=1.5e-3, last_learning_rate=1.5e-5, clip_parts=True),
     )
 
 
