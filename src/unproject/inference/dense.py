@@ -68,6 +68,13 @@ def dense_maps(clip: DenseClip, frames: Sequence[int] | None = None, workers: in
         yield from _Densifier(clip, wanted, pool).run(ahead=2 * workers)
 
 
+def views_for(clip: DenseClip, frame: int) -> tuple[View, list[View]]:
+    """A frame, and the others that its depth is measured with."""
+    with one_frame_each(1) as pool:
+        densifier = _Densifier(clip, [frame], pool)
+        return densifier.view(frame), densifier.others(frame)
+
+
 class _Densifier:
     """Frames of one clip; remembers only what later ones need."""
 
@@ -137,10 +144,13 @@ class _Densifier:
         turned = there.intrinsics.double().numpy() @ poses[1].T @ poses[0]
         return motion.turn(here.grey, there.grey, turned @ np.linalg.inv(here.intrinsics.double().numpy()))
 
-    def _measure(self, frame: int) -> Measured:
+    def others(self, frame: int) -> list[View]:
+        """The views that a frame's depth is measured with."""
         choose = neighbours.in_time if self.clip.ordered else neighbours.among_photos
-        others = [self.view(other) for other in choose(self.layout, frame)]
-        view = self.view(frame)
+        return [self.view(other) for other in choose(self.layout, frame)]
+
+    def _measure(self, frame: int) -> Measured:
+        view, others = self.view(frame), self.others(frame)
         found = measure(view, others, self.clip.sparse[frame], thorough=not self.clip.ordered, guess=self.clip.guess)
         moving = self._motion(frame, found.inverse_depth, found.precision) > 0.5
         return without_movers(view, found, moving) if moving.any() else found

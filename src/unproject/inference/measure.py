@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from unproject.inference.complete import complete
-from unproject.inference.fuse import fuse, sight
+from unproject.inference.fuse import Fused, fuse, sight
 from unproject.inference.motion import stuck_to_image
 from unproject.inference.neighbours import SparseDepth
 from unproject.inference.polish import polish
@@ -50,7 +50,7 @@ def measure(
     if not others:
         return ignorant
     fused = fuse([sight(view, other, prior, thorough=thorough) for other in others])
-    known = (fused.error < SURE) & (fused.agreeing >= min(AGREEING, len(others)))
+    known = is_known(fused, len(others))
     if not known.any():
         return ignorant
     filled = carried_on(view, fused.inverse_depth, known, None if guess is None else guess(view, others))
@@ -58,6 +58,11 @@ def measure(
     stuck = stuck_to_image(view, others, inverse_depth)
     precision = 1 / (fused.error * (1 + STEEP * _relief(inverse_depth)))
     return Measured(inverse_depth=inverse_depth, precision=np.where(stuck, nothing, precision), stuck=stuck)
+
+
+def is_known(fused: Fused, others: int) -> Bool[np.ndarray, "H W"]:
+    """Where so many sightings, or all there are, agree well enough."""
+    return (fused.error < SURE) & (fused.agreeing >= min(AGREEING, others))
 
 
 def carried_on(
