@@ -1,6 +1,7 @@
 """The whole state of a run, so that one that was killed goes on bit by bit as if it had not been."""
 
 import copy
+import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,5 +113,5 @@ def read(path: Path) -> dict[str, Any]:
     """What `write` wrote, on the CPU; no code in it is run."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); --overwrite starts again") from error

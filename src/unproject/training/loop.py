@@ -169,7 +169,9 @@ class _Run:
         schedule, state = self.recipe.schedule, self.state
         sampler = Sampler(self.recipe, state.step * schedule.passes)
         validation = self.recipe.validation
-        why = stop.why(state.step)
+        why = stop.why(state.step) if state.step < schedule.steps else None
+        if why is not None:
+            self.save()
         with closing(batches(self.recipe.sources, sampler, self.workers)) as fetched:
             while state.step < schedule.steps and why is None:
                 self.step(fetched)
