@@ -201,6 +201,66 @@ def test_debug_shows_where(work, capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """A recipe of milliseconds under the name `tiny`."""
+    from tiny_training import simple_recipe
+
+    from unproject import recipes
+
+    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: simple_recipe(4))
+
+
+def test_train_goes_on_and_says_where_it_stands(tiny, tmp_path, capsys):
+    flags = ["train", "tiny", "-o", str(tmp_path / "run"), "--workers", "0", "--seed", "3", "--json"]
+    assert cli.main([*flags, "--steps", "1"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["reason"], said["step"], said["steps"]) == ("stopped", "steps", 1, 4)
+    assert cli.main(flags) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*flags, "--resume"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["state"] == "done" and Path(said["weights"]).is_file()
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 3
+
+
+def test_train_says_its_plan_and_writes_nothing(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "tiny", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "memory gib" in said and "16x16" in said and "TinyPairs" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_interrupted_leaves_with_its_own_code(tiny, tmp_path, monkeypatch, capsys):
+    import signal
+
+    from unproject.training import loop
+
+    def heard(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return 1e-3
+
+    monkeypatch.setattr(loop.optimiser, "learning_rate", heard)
+    assert cli.main(["train", "tiny", "-o", str(tmp_path / "run"), "--workers", "0"]) == 130
+    assert "SIGTERM" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tiny"], ["nothing", "--dry-run"], ["tiny", "-o", "run", "--overwrite", "--resume"]]
+)
+def test_train_refuses(tiny, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("unproject: error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_replays_a_bad_step(tiny, tmp_path, capsys):
+    assert cli.main(["train", "tiny", "--replay", str(tmp_path)]) == 3
+    assert "bad_step_N" in capsys.readouterr().err
+
+
 def test_interrupt(work, capsys):
     work.failure = KeyboardInterrupt()
     assert cli.main(["reconstruct", "clip.mp4", "-o", "out"]) == 130
@@ -260,7 +320,7 @@ def test_help_of_each_verb_loads_nothing_heavy():
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'torch', 'cv2', 'av', 'numpy', 'PIL'} & set(sys.modules)"
     )
-    for verb in ([], ["reconstruct"], ["export"], ["validate"], ["doctor"]):
+    for verb in ([], ["reconstruct"], ["train"], ["export"], ["validate"], ["doctor"]):
         run = subprocess.run([sys.executable, "-c", code, *verb, "--help"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert "usage: unproject" in run.stdout

@@ -28,6 +28,7 @@ def _flag(kind: str | None = None, short: str | None = None) -> Any:
 
 Source = Annotated[tuple[str, ...], tyro.conf.Positional, _flag("SOURCE ...")]
 Result = Annotated[Path, tyro.conf.Positional, _flag("OUT")]
+RecipeName = Annotated[str, tyro.conf.Positional, _flag("RECIPE")]
 Output = Annotated[Path | None, _flag("FOLDER", "-o")]
 Place = Annotated[Path | None, _flag("PATH")]
 Model = Annotated[str | None, _flag("NAME|PATH")]
@@ -128,6 +129,82 @@ def _check_given(one_input: bool, a_place: bool) -> None:
         raise UsageError("give a folder for the result with -o, or --dry-run to see the plan only")
 
 
+def train(
+    recipe: RecipeName,
+    /,
+    *,
+    output: Output = None,
+    start: Place = None,
+    steps: Count = None,
+    time_limit: Number = None,
+    workers: Count = None,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: Count = None,
+    overwrite: Switch = False,
+    resume: Switch = False,
+    replay: Place = None,
+    dry_run: Switch = False,
+    json: Switch = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a network by a recipe that comes with the package.
+
+    Args:
+        recipe: Name of a recipe; a wrong one lists them all.
+        output: Folder of the run: log, state and weights; needed unless --dry-run or --replay.
+        start: Weights to begin from; what only one side has is named in run.json.
+        steps: Stop when so many steps are done in all; the schedule stays that of the recipe.
+        time_limit: Stop after the step in which so many seconds have passed.
+        workers: Processes that make batches ahead, 0 for none; as many as there are spare cores by default.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: Precision of trunks; auto is bfloat16 where CUDA has it.
+        seed: Start of the random numbers; the recipe's own by default.
+        overwrite: Replace the run in the output folder; files of others stay.
+        resume: Go on with the run in the output folder, to the weights of a run that was never interrupted.
+        replay: Folder bad_step_N of a run: do that step again and say where it stops being finite.
+        dry_run: Try every source once, say what the run comes to and what memory it takes; write nothing.
+        json: Print the result as JSON.
+        quiet: No progress line.
+    """
+    if output is None and not (dry_run or replay):
+        raise UsageError("give a folder for the run with -o, or --dry-run to see the plan only")
+    from dataclasses import replace
+
+    from unproject.recipes import named
+
+    chosen = named(recipe)
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    if replay is not None:
+        from unproject.training.replay import replay as work_again
+
+        _say(asdict(work_again(chosen, replay, device=device, dtype=dtype)), json)
+        return 0
+    if output is None or dry_run:
+        from unproject.training.plan import plan
+
+        _say(asdict(plan(chosen, device=device, dtype=dtype)), json)
+        return 0
+    from unproject.training.loop import train as work
+
+    result = work(
+        chosen,
+        output,
+        start=start,
+        device=device,
+        dtype=dtype,
+        steps=steps,
+        time_limit_s=time_limit,
+        workers=workers,
+        overwrite=overwrite,
+        resume=resume,
+        live=_watched(quiet),
+    )
+    _say(asdict(result), json)
+    return INTERRUPTED if result.reason.startswith("SIG") else 0
+
+
 def export(
     result: Result,
     /,
@@ -184,7 +261,7 @@ def doctor(*, json: Switch = False) -> int:
     return 0
 
 
-_VERBS = {"reconstruct": reconstruct, "export": export, "validate": validate, "doctor": doctor}
+_VERBS = {"reconstruct": reconstruct, "train": train, "export": export, "validate": validate, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        hint = "; --resume goes on with what is done" if arguments[:1] == ["reconstruct"] else ""
+        hint = "; --resume goes on with what is done" if arguments[:1] in (["reconstruct"], ["train"]) else ""
         print(f"unproject: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
@@ -254,7 +331,7 @@ def _sample(stack: ExitStack) -> str:
 
 def _progress(quiet: bool) -> Progress:
     """Bars on stderr with stage, count and time left; nothing where nobody looks."""
-    if quiet or os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+    if not _watched(quiet):
         return silent
     from tqdm import tqdm
 
@@ -262,6 +339,11 @@ def _progress(quiet: bool) -> Progress:
         return iter(tqdm(items, desc=f"{stage:<12}", total=total, file=sys.stderr, dynamic_ncols=True))
 
     return bar
+
+
+def _watched(quiet: bool) -> bool:
+    """Whether somebody looks at stderr and wants to see it move."""
+    return not (quiet or os.environ.get("NO_COLOR")) and sys.stderr.isatty()
 
 
 def _say(facts: dict[str, Any], json: bool) -> None:

@@ -273,3 +273,38 @@ def test_headers_that_do_not_fit(tmp_path, header, says):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {checkpoints.METADATA: json.dumps(header)})
     with pytest.raises(InputError, match=says):
         checkpoints.load(tmp_path / "x.safetensors")
+
+
+# --- As a start for a network with other parts.
+
+
+def test_a_released_file_starts_what_it_has(tmp_path):
+    released = official("dust3r")
+    torch.save({"model": released}, tmp_path / "dust3r.pth")
+    model = checkpoints.from_config(Flow4rConfig(shape=SMALL))
+    head = {key: value.clone() for key, value in model.head.state_dict().items()}
+    report = checkpoints.start_from(model, tmp_path / "dust3r.pth")
+    assert torch.equal(model.decoder.embed.weight, released["decoder_embed.weight"])
+    assert same(model.head.state_dict(), head) and report.having("fresh") and report.having("dropped")
+    other = checkpoints.from_config(Dust3rConfig(shape=SMALL))
+    assert not checkpoints.start_from(other, tmp_path / "dust3r.pth").having("fresh")
+
+
+def test_our_file_starts_a_network_with_another_head(tmp_path):
+    first = checkpoints.from_config(Flow4rConfig(shape=LINEAR))
+    checkpoints.save(first, tmp_path / "first.safetensors")
+    second = checkpoints.from_config(Flow4rConfig(shape=SMALL))
+    report = checkpoints.start_from(second, tmp_path / "first.safetensors")
+    assert same(second.encoder.state_dict(), first.encoder.state_dict())
+    assert {line.official for line in report.having("dropped")} == {"head.map.proj.weight", "head.map.proj.bias"}
+    assert all(line.ours.startswith("head.map.") for line in report.having("fresh"))
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path):
+    wide = replace(LINEAR, dec_dim=96)
+    checkpoints.save(checkpoints.from_config(Flow4rConfig(shape=wide)), tmp_path / "wide.safetensors")
+    with pytest.raises(InputError, match="wrong shape"):
+        checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "wide.safetensors")
+    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {"unproject": '{"model": "flow4r"}'})
+    with pytest.raises(InputError, match="no weight that this network"):
+        checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "foreign.safetensors")

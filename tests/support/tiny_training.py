@@ -1,7 +1,9 @@
 """A network, a dataset and a recipe so small that a step takes milliseconds."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -11,8 +13,10 @@ from unproject.geometry.camera import intrinsics_from_focal
 from unproject.losses.motion import MotionLoss
 from unproject.models.flow4r import Flow4rConfig
 from unproject.nn.croco import TwoViewShape
+from unproject.training import optimiser
+from unproject.training.loop import train
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
-from unproject.types import Prediction
+from unproject.types import Labels, Prediction, Views
 
 NETWORK = Flow4rConfig(
     shape=TwoViewShape(enc_dim=32, enc_depth=1, enc_heads=2, dec_dim=32, dec_depth=1, dec_heads=2, head="linear")
@@ -21,7 +25,7 @@ NETWORK = Flow4rConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class TinyPairs(Dataset):
-    """Two views of one world; the number is the time of the first."""
+    """Two views of one world; few of the clips differ."""
 
     clips: int | None = None
     moving: bool = True
@@ -31,18 +35,19 @@ class TinyPairs(Dataset):
         return self.clips
 
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
-        world = sample_world(1, batch=1, moving=self.moving)
-        path = handheld(world.stage, 1, duration_s=3.0)
-        pairs = torch.tensor(framing.pairs)
-        start = torch.tensor([[number % 97 / 50] for number in numbers])
-        times = torch.cat([start, start + 0.5], dim=1)
-        intrinsics = intrinsics_from_focal(torch.full_like(times, 30.0), framing.width, framing.height)
-        made = [
-            render(world, path, times[[row]], intrinsics[[row]], framing.height, framing.width)
-            for row in range(len(numbers))
-        ]
-        views, labels = [one.views(pairs) for one in made], [one.labels(pairs) for one in made]
+        views, labels = zip(*(clip(number % 5, self.moving, framing) for number in numbers), strict=True)
         return Sample(views=joined(views), labels=joined(labels), names=tuple(f"clip {number}" for number in numbers))
+
+
+@lru_cache
+def clip(number: int, moving: bool, framing: Framing) -> tuple[Views, Labels]:
+    world = sample_world(1, batch=1, moving=moving)
+    path = handheld(world.stage, 1, duration_s=3.0)
+    times = torch.tensor([[number / 4, number / 4 + 0.5]])
+    intrinsics = intrinsics_from_focal(torch.full_like(times, 20.0), framing.width, framing.height)
+    made = render(world, path, times, intrinsics, framing.height, framing.width)
+    pairs = torch.tensor(framing.pairs)
+    return made.views(pairs), made.labels(pairs)
 
 
 def joined(parts):
@@ -51,7 +56,7 @@ def joined(parts):
     if first is None:
         return None
     if isinstance(first, torch.Tensor):
-        return torch.cat(parts)
+        return torch.cat(list(parts))
     return type(first)(**{name: joined([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__})
 
 
@@ -72,11 +77,27 @@ def tiny_recipe(steps: int = 6, **schedule) -> Recipe:
             Source(name="moving", dataset=TinyPairs(), losses=(MotionLoss(),)),
             Source(name="still", dataset=TinyPairs(clips=5, moving=False), losses=(MotionLoss(dynamic=False),)),
         ),
-        clip=Clip(sizes=((32, 32), (16, 32)), intrinsics=False),
+        clip=Clip(sizes=((16, 16), (16, 32)), intrinsics=False),
         schedule=Schedule(**choices),
         validation=Validation(dataset=TinyPairs(), numbers=(90, 91, 92), measure=mean_error, every=3),
     )
 
 
-def without_validation(recipe: Recipe) -> Recipe:
-    return replace(recipe, validation=None)
+def simple_recipe(steps: int = 2, **schedule) -> Recipe:
+    """One source, one size, one pass, and nothing but steps."""
+    recipe = tiny_recipe(steps, **{"batch": 2, "passes": 1, "ema_decay": None, **schedule})
+    clip = replace(recipe.clip, sizes=recipe.clip.sizes[:1])
+    return replace(recipe, sources=recipe.sources[:1], clip=clip, validation=None)
+
+
+def slow_run(folder, steps: int, workers: int) -> None:
+    """A run with enough time between its steps to be killed there."""
+    rate = optimiser.learning_rate
+
+    def after_a_while(*arguments):
+        time.sleep(0.05)
+        return rate(*arguments)
+
+    torch.set_num_threads(1)
+    optimiser.learning_rate = after_a_while
+    train(tiny_recipe(steps), folder, save_every=3, log_every=2, workers=workers)

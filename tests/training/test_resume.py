@@ -1,17 +1,20 @@
 """A run that is killed at any moment ends, when it goes on, as one that was not: in the same bits and the same log."""
 
 import json
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import tiny_recipe
+from tiny_training import slow_run, tiny_recipe
 
 from unproject.training import checkpoint, loop
 from unproject.training.loop import train
@@ -19,19 +22,6 @@ from unproject.training.sampler import Sampler
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
-SCRIPT = """
-import sys, time, torch
-torch.set_num_threads(1)
-from tiny_training import tiny_recipe
-from unproject.training import optimiser
-from unproject.training.loop import train
-rate = optimiser.learning_rate
-def slowly(schedule, step):
-    time.sleep(0.05)
-    return rate(schedule, step)
-optimiser.learning_rate = slowly
-train(tiny_recipe(int(sys.argv[2])), sys.argv[1], save_every=3, log_every=2, workers=int(sys.argv[3]))
-"""
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -60,9 +50,10 @@ def go_on(folder: Path, **choices) -> loop.TrainResult:
     return train(tiny_recipe(STEPS), folder, workers=0, log_every=2, resume=True, **choices)
 
 
-def started(folder: Path, workers: int = 0) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests' / 'support'}"}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(STEPS), str(workers)], env=environment)
+def forked(folder: Path, workers: int) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=slow_run, args=(folder, STEPS, workers))
+    process.start()
+    return process
 
 
 def wait_for_lines(folder: Path, count: int) -> None:
@@ -72,30 +63,42 @@ def wait_for_lines(folder: Path, count: int) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(("lines", "workers"), [(1, 0), (4, 1)])
-def test_a_killed_run_goes_on_bit_by_bit(whole, tmp_path, lines, workers):
-    """Killed before its first state but that of step 0, and after the state of step 3 with more lines than it knows."""
-    process = started(tmp_path / "run", workers)
-    wait_for_lines(tmp_path / "run", lines)
+def test_a_killed_run_goes_on_bit_by_bit(whole, tmp_path):
+    """A process of its own, killed after the state of step 3 with more lines in the log than that knows."""
+    command = f"from tiny_training import slow_run; slow_run({str(tmp_path / 'run')!r}, {STEPS}, 1)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests' / 'support'}"}
+    process = subprocess.Popen([sys.executable, "-c", command], env=environment)
+    wait_for_lines(tmp_path / "run", 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.read(tmp_path / "run" / "state.pt")["step"] < STEPS
+    assert checkpoint.read(tmp_path / "run" / "state.pt")["step"] in (3, 6)
     assert go_on(tmp_path / "run").state == "done"
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_a_terminated_run_saves_the_step_it_is_at(whole, tmp_path):
-    process = started(tmp_path / "run", 1)
-    wait_for_lines(tmp_path / "run", 2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["reason"] == "SIGTERM"
-    assert checkpoint.read(tmp_path / "run" / "state.pt")["step"] not in (0, 3, 6)
+def test_a_run_killed_before_its_first_state_begins_again(whole, tmp_path):
+    process = forked(tmp_path / "run", 0)
+    wait_for_lines(tmp_path / "run", 1)
+    process.kill()
+    process.join()
+    assert checkpoint.read(tmp_path / "run" / "state.pt")["step"] == 0
     go_on(tmp_path / "run")
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("step", [1, 4, 5])
+def test_a_terminated_run_saves_the_step_it_is_at(whole, tmp_path):
+    process = forked(tmp_path / "run", 1)
+    wait_for_lines(tmp_path / "run", 3)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["reason"] == "SIGTERM"
+    assert checkpoint.read(tmp_path / "run" / "state.pt")["step"] not in (0, 3)
+    go_on(tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("step", [1, 5])
 def test_a_run_of_some_steps_goes_on_bit_by_bit(whole, tmp_path, step):
     stopped = train(tiny_recipe(STEPS), tmp_path, workers=0, log_every=2, steps=step)
     assert (stopped.state, stopped.reason, stopped.step) == ("stopped", "steps", step)
@@ -155,10 +158,6 @@ def test_a_planted_fault_is_seen(whole, tmp_path, fault, monkeypatch):
 
 
 def test_random_numbers_of_all_kinds_go_on():
-    import random
-
-    import numpy as np
-
     device = torch.device("cpu")
     np.random.standard_normal()  # the second of a pair of normals waits inside
     before = checkpoint.random_state(device)

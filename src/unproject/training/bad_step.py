@@ -1,4 +1,4 @@
-"""A step of which a loss or gradient is not finite: put aside, and done again where one can look."""
+"""A step of which a loss or gradient is not finite, put aside: `replay` does it again where one can look."""
 
 import math
 from pathlib import Path
@@ -11,6 +11,7 @@ from unproject.errors import UnprojectError
 from unproject.io import disk
 from unproject.training import checkpoint
 from unproject.training.loader import Fetched
+from unproject.types import Known, Labels, MovingTracks, Tracks, Views
 
 STATE, CLIPS, LOSSES = "state.pt", "clips.pt", "losses.json"
 
@@ -57,7 +58,5 @@ def _words(numbers: dict[str, float]) -> dict[str, float | str]:
 
 def read_clips(folder: Path) -> list[tuple[int, Sample]]:
     """Number of the source, and the clips, of each pass of a bad step."""
-    from unproject.types import Known, Labels, MovingTracks, Tracks, Views
-
     with torch.serialization.safe_globals([Sample, Views, Labels, Known, Tracks, MovingTracks]):
         return [(kept["source"], kept["sample"]) for kept in checkpoint.read(folder / CLIPS)["passes"]]

@@ -1,5 +1,7 @@
 """The whole state of a run, so that one that was killed goes on bit by bit as if it had not been."""
 
+import copy
+import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,20 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from unproject.errors import InputError, UnprojectError
 from unproject.io.disk import written_whole
+from unproject.models.base import Reconstructor
+from unproject.models.build import from_config
+from unproject.training.device import Place
 from unproject.training.log import Meter
+from unproject.training.optimiser import make_optimiser
+from unproject.training.recipe import Recipe
 
 
 @dataclass
 class State:
     """Everything that changes while a run lasts."""
 
-    model: nn.Module
+    model: Reconstructor
     optimiser: torch.optim.Optimizer
-    average: nn.Module | None
+    average: Reconstructor | None
     """The moving average of the weights, as a network of its own."""
     meter: Meter
     step: int = 0
@@ -29,9 +35,21 @@ class State:
     """The last validation's result."""
 
     @property
-    def best_known(self) -> nn.Module:
+    def best_known(self) -> Reconstructor:
         """What is validated and kept as the run's weights."""
         return self.model if self.average is None else self.average
+
+
+def fresh_state(recipe: Recipe, where: Place) -> State:
+    """A network with the recipe's random numbers, and nothing learned."""
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = from_config(recipe.model).to(where.device).train()
+    average = None
+    if recipe.schedule.ema_decay is not None:
+        average = copy.deepcopy(model).requires_grad_(False).eval()
+    return State(model, make_optimiser(model, recipe.schedule), average, Meter())
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -95,5 +113,5 @@ def read(path: Path) -> dict[str, Any]:
     """What `write` wrote, on the CPU; no code in it is run."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); --overwrite starts again") from error

@@ -24,7 +24,7 @@ class Place:
 
 
 def place(device: str = "auto", dtype: str = "auto") -> Place:
-    """auto is CUDA where there is one, and bfloat16 where CUDA has it; UsageError for what is not there."""
+    """CUDA where there is one, and bfloat16 where CUDA has it, unless told; UsageError for what is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device} is not known: give auto, cpu, cuda or cuda:N")
     if dtype not in ("auto", *DTYPES):

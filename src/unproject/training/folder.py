@@ -59,16 +59,6 @@ class RunFolder:
             _remove_own(self.path)
         disk.write_json(self.path / RECIPE, describe(recipe))
 
-    def require_same(self, recipe: Any) -> None:
-        """UsageError that says in which fields a recipe differs from that of the run which lies here."""
-        found = list(differences(disk.read_json(self.path / RECIPE), disk.plain(describe(recipe))))
-        if found:
-            more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-            raise UsageError(
-                f"{self.path} was begun with another recipe: {'; '.join(found[:3])}{more}; "
-                "give the same one, or another output folder"
-            )
-
     def open_session(self, facts: Mapping[str, Any]) -> None:
         """Note who runs what from now on, beside those before."""
         if self.resumed and (self.path / RUN).is_file():
@@ -81,6 +71,17 @@ class RunFolder:
     def say(self, state: str, **facts: Any) -> None:
         """Where the run stands, in `run.json`."""
         disk.write_json(self.path / RUN, {"state": state, **facts, "sessions": self._sessions})
+
+
+def require_same(folder: Path, recipe: Any) -> None:
+    """UsageError that says in which fields a recipe differs from that of the run which lies in the folder."""
+    found = list(differences(disk.read_json(folder / RECIPE), disk.plain(describe(recipe))))
+    if found:
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UsageError(
+            f"{folder} was begun with another recipe: {'; '.join(found[:3])}{more}; "
+            "give the same one, or another output folder"
+        )
 
 
 def _remove_own(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 import signal
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +39,7 @@ class Fetched:
         return self.sample
 
 
-def batches(sources: Sequence[Source], draws: Iterable[Draw], workers: int) -> Iterator[Fetched]:
+def batches(sources: Sequence[Source], draws: Iterable[Draw], workers: int) -> Generator[Fetched, None, None]:
     """The batch of each draw, in order; 0 workers fetch each when it is asked for."""
     loader = DataLoader(
         _Clips(sources),
@@ -49,8 +51,14 @@ def batches(sources: Sequence[Source], draws: Iterable[Draw], workers: int) -> I
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # or starting it would draw from the numbers of the run
     )
+    yield from loader
+
+
+@contextmanager
+def deaths_explained() -> Iterator[None]:
+    """Where a process that fetches dies, torch raises in the midst of whatever this one does."""
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -65,8 +73,8 @@ class _Clips(TorchDataset):
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
 
-    def __getitem__(self, draw: Draw) -> Fetched:
-        return fetch(self.sources, draw)
+    def __getitem__(self, index: Draw) -> Fetched:
+        return fetch(self.sources, index)
 
 
 def fetch(sources: Sequence[Source], draw: Draw) -> Fetched:
@@ -83,24 +91,35 @@ def fetch(sources: Sequence[Source], draw: Draw) -> Fetched:
         return Fetched(draw, None, failure)
 
 
-def _unchanged(fetched: Fetched) -> Fetched:
+def _unchanged(fetched: Any) -> Any:
     return fetched
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole group: who fetches goes on until the run has been saved."""
+    """Ctrl-C reaches a whole group of processes: who fetches goes on until the run has been saved.
+
+    So does SIGTERM from a scheduler; a second one, which Python sends to children that outlive it, is obeyed.
+    """
     del worker
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+
+
+def _obey_the_next(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
 
 
 def on_device(value: Value, device: torch.device) -> Value:
     """Every tensor inside dataclasses and tuples, on a device."""
+    return _moved(value, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, tuple):
-        return tuple(on_device(item, device) for item in value)  # pyrefly: ignore[bad-return]
+        return tuple(_moved(item, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        changed: dict[str, Any] = {field.name: on_device(getattr(value, field.name), device) for field in fields(value)}
-        return replace(value, **changed)
+        return replace(value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
     return value

@@ -50,6 +50,10 @@ class Clock:
         """So long the next batch was waited for."""
         self._waited += seconds
 
+    def aside(self, seconds: float) -> None:
+        """So long something else was done, like measuring or saving: it counts for neither."""
+        self._since += seconds
+
     def learned(self, clips: int) -> None:
         """A step of so many clips is done."""
         self._clips += clips

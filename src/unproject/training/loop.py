@@ -4,31 +4,28 @@ result = train(recipe, "runs/first", time_limit_s=3600)
 result = train(recipe, "runs/first", resume=True)  # bit by bit as if it had never stopped
 """
 
-import copy
 import math
 import os
-import random
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from unproject.models import checkpoints
-from unproject.models.build import from_config
 from unproject.training import checkpoint, optimiser
 from unproject.training.bad_step import BadStep
-from unproject.training.checkpoint import State
+from unproject.training.checkpoint import State, fresh_state
 from unproject.training.device import Place, place
 from unproject.training.door import check_numbers, check_sources
-from unproject.training.folder import STATE, WEIGHTS, RunFolder
-from unproject.training.loader import Fetched, batches
-from unproject.training.log import Clock, Log, Meter
+from unproject.training.folder import STATE, WEIGHTS, RunFolder, require_same
+from unproject.training.loader import Fetched, batches, deaths_explained
+from unproject.training.log import Clock, Log
 from unproject.training.passes import forward_backward, validate
-from unproject.training.recipe import Recipe
+from unproject.training.recipe import Recipe, Validation
 from unproject.training.sampler import Sampler
 from unproject.training.stop import Stop
 
@@ -67,13 +64,13 @@ def train(
 ) -> TrainResult:
     """Train what a recipe describes, in a folder that holds log, state and weights.
 
-    A run that stops (time limit, SIGTERM, SIGINT, or a kill at any moment) goes on with ``resume`` from its last state, to
-    the same weights and the same log but for times. On CUDA that holds as far as its kernels are deterministic.
+    A run that stops (time limit, SIGTERM, SIGINT, or a kill at any moment) goes on with ``resume`` from its last state,
+    to the same weights and the same log but for times. On CUDA that holds as far as its kernels are deterministic.
 
     Args:
         recipe: what is trained, on what, for how long.
         folder: where the run lies; one that is not empty is refused without ``overwrite`` or ``resume``.
-        start: weights to begin from. Those that only one side has are named in `run.json`; the network's stay as they were.
+        start: weights to begin from. What only the file or only the network has is named in `run.json`.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32 or bfloat16: what trunks compute in.
         steps: stop, as at a time limit, when so many steps are done in all; the schedule stays that of the recipe.
@@ -82,20 +79,23 @@ def train(
         save_every_s: seconds between two states on disk.
         save_every: steps between two states on disk, beside those.
         log_every: steps between two lines of the log.
+        overwrite: remove the run that lies in the folder; files of others stay.
+        resume: go on with the run that lies there, if there is one; ``start`` is not read again.
         live: a line on stderr that says where it stands.
 
     Raises:
         UsageError: the recipe cannot run, or is not the one that the folder was begun with.
         UnprojectError: a loss or gradient is not finite; the step lies in the folder, for `replay`.
     """
+    stop = Stop(steps, time_limit_s)
     check_numbers(recipe)
     where = place(device, dtype)
     run_folder = RunFolder(folder, overwrite=overwrite, resume=resume)
-    state = _fresh(recipe, where)
+    state = fresh_state(recipe, where)
     facts: dict[str, Any] = {"device": str(where.device), "dtype": str(where.dtype).removeprefix("torch.")}
     log_bytes = 0
     if run_folder.resumed:
-        run_folder.require_same(recipe)
+        require_same(run_folder.path, recipe)
         kept = checkpoint.read(run_folder.path / STATE)
         checkpoint.restore(state, kept, where.device)
         log_bytes = kept["log_bytes"]
@@ -109,26 +109,15 @@ def train(
     run_folder.open_session({**facts, "from_step": state.step})
     log = Log(run_folder.path, log_bytes, recipe.schedule.steps, state.step, live)
     run = _Run(recipe, state, where, run_folder, log, _workers(workers))
-    with Stop(steps, time_limit_s) as stop:
+    with stop:
         try:
-            return run.go(stop, _Every(save_every_s, save_every), log_every)
+            with deaths_explained():
+                return run.go(stop, _Every(save_every_s, save_every), log_every)
         except BaseException as error:
             run_folder.say("failed", step=state.step, error=f"{type(error).__name__}: {error}")
             raise
         finally:
             log.close()
-
-
-def _fresh(recipe: Recipe, where: Place) -> State:
-    """A network with the recipe's random numbers, and nothing learned."""
-    random.seed(recipe.seed)
-    np.random.seed(recipe.seed)
-    torch.manual_seed(recipe.seed)
-    model = from_config(recipe.model).to(where.device).train()
-    average = None
-    if recipe.schedule.ema_decay is not None:
-        average = copy.deepcopy(model).requires_grad_(False).eval()
-    return State(model, optimiser.make_optimiser(model, recipe.schedule), average, Meter())
 
 
 def _start(state: State, path: Path) -> dict[str, Any]:
@@ -179,20 +168,29 @@ class _Run:
         """All steps that are left, or as many as there is time for."""
         schedule, state = self.recipe.schedule, self.state
         sampler = Sampler(self.recipe, state.step * schedule.passes)
-        fetched = batches(self.recipe.sources, sampler, self.workers)
-        why = stop.why(state.step)
-        while state.step < schedule.steps and why is None:
-            self.step(fetched)
-            last = state.step == schedule.steps
-            if last or state.step % log_every == 0:
-                self.say()
-            if self.recipe.validation is not None and (last or state.step % self.recipe.validation.every == 0):
-                self.validate()
-            why = None if last else stop.why(state.step)
-            if last or why is not None or every.due(state.step):
-                self.save()
-        fetched.close()
+        validation = self.recipe.validation
+        why = stop.why(state.step) if state.step < schedule.steps else None
+        if why is not None:
+            self.save()
+        with closing(batches(self.recipe.sources, sampler, self.workers)) as fetched:
+            while state.step < schedule.steps and why is None:
+                self.step(fetched)
+                last = state.step == schedule.steps
+                if last or state.step % log_every == 0:
+                    self.say()
+                if validation is not None and (last or state.step % validation.every == 0):
+                    self.validate(validation)
+                why = None if last else stop.why(state.step)
+                if last or why is not None or every.due(state.step):
+                    self.save()
         return self.end(why)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time in which nothing is learned."""
+        before = time.monotonic()
+        yield
+        self.clock.aside(time.monotonic() - before)
 
     def step(self, fetched: Iterator[Fetched]) -> None:
         """One change of the weights."""
@@ -250,21 +248,21 @@ class _Run:
         facts = {"clips": step * schedule.batch, "learning_rate": rate, **groups}
         self.log.write(step, facts, self.clock.read())
 
-    def validate(self) -> None:
+    def validate(self, validation: Validation) -> None:
         """Measure the weights that are kept, and log it."""
         schedule = self.recipe.schedule
         size = schedule.batch // schedule.passes
-        validation = self.recipe.validation
-        assert validation is not None
         model = self.state.best_known
-        self.state.validated = validate(model, validation, self.recipe.clip, size, self.where, self.workers)
+        with self.aside():
+            self.state.validated = validate(model, validation, self.recipe.clip, size, self.where, self.workers)
         self.log.write(self.state.step, {"validation": self.state.validated})
 
     def save(self) -> None:
         """State and weights, each whole or not at all."""
-        rng = checkpoint.random_state(self.where.device)
-        checkpoint.write(self.folder.path / STATE, checkpoint.capture(self.state, rng, self.log.size))
-        checkpoints.save(self.state.best_known, self.folder.path / WEIGHTS)
+        with self.aside():
+            rng = checkpoint.random_state(self.where.device)
+            checkpoint.write(self.folder.path / STATE, checkpoint.capture(self.state, rng, self.log.size))
+            checkpoints.save(self.state.best_known, self.folder.path / WEIGHTS)
 
     def end(self, why: str | None) -> TrainResult:
         """What a caller learns. After a stop at a number of steps the log says more, which a run that goes on cuts."""
@@ -272,7 +270,7 @@ class _Run:
             if self.state.meter.values():
                 self.say()
             if self.recipe.validation is not None:
-                self.validate()
+                self.validate(self.recipe.validation)
         result = TrainResult(
             state="done" if why is None else "stopped",
             reason=why or "",

@@ -1,7 +1,6 @@
 """AdamW with the schedule of a recipe: rates, weight decay, clipping, and a moving average of the weights."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +51,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
 def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None:
     """Shorten the gradient of the whole, or of each part by itself, to the norm of the schedule."""
     if not schedule.clip_parts:
-        whole = torch.stack(list(norms.values())).norm()
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), schedule.clip_norm, whole)
-        return
+        norms = dict.fromkeys(norms, torch.stack(list(norms.values())).norm())
     for part, norm in norms.items():
         own = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
         torch.nn.utils.clip_grads_with_norm_(own, schedule.clip_norm, norm)
@@ -67,12 +64,10 @@ def part_of(name: str) -> str:
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the average of the weights after step number ``step``; its first steps count more, or it would start slowly."""
+    """Move the average of the weights after step number ``step``; the first ones count more: it forgets the start."""
     decay = min(decay, (1 + step) / (10 + step))
-    _lerp(average.parameters(), model.parameters(), 1 - decay)
-    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(new)
-
-
-def _lerp(average: Iterable[Tensor], new: Iterable[Tensor], share: float) -> None:
-    torch._foreach_lerp_(list(average), list(new), share)
+    kept: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(kept, new, 1 - decay)
+    for buffer, now in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(now)

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from unproject.data.base import Sample
+from unproject.errors import MemoryLimitError
 from unproject.losses.base import Loss
 from unproject.models.base import Reconstructor
 from unproject.training.checkpoint import random_state, set_random_state
@@ -33,7 +35,13 @@ def forward_backward(
     model: Reconstructor, source: Source, sample: Sample, clip: Clip, where: Place, passes: int = 1
 ) -> dict[str, Tensor]:
     """Add one pass of several to the gradients. Gives all terms and the total before its division, on the device."""
-    sample = on_device(sample, where.device)
+    with _memory_explained(sample):
+        return _forward_backward(model, source, on_device(sample, where.device), clip, where, passes)
+
+
+def _forward_backward(
+    model: Reconstructor, source: Source, sample: Sample, clip: Clip, where: Place, passes: int
+) -> dict[str, Tensor]:
     prediction = predict(model, sample.views, clip, where)
     values: dict[str, Tensor] = {}
     totals = []
@@ -44,6 +52,18 @@ def forward_backward(
     total = torch.stack(totals).sum()
     (total / passes).backward()
     return {**values, f"{source.name}/total": total.detach()}
+
+
+@contextmanager
+def _memory_explained(sample: Sample) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        clips, _, _, height, width = sample.views.images.shape
+        raise MemoryLimitError(
+            f"out of memory in a pass of {clips} clips of {width}x{height}: "
+            "more passes (Schedule.passes) take fewer clips at a time"
+        ) from error
 
 
 def _named(losses: tuple[Loss, ...]) -> Iterator[tuple[str, Loss]]:
@@ -71,12 +91,14 @@ def validate(
     before, training = random_state(where.device), model.training
     torch.manual_seed(0)
     model.eval()
-    sums: Counter[str] = Counter()
-    for fetched in batches([Source(name="validation", dataset=validation.dataset, losses=())], draws, workers):
-        sample = on_device(fetched.clips, where.device)
-        measured = validation.measure(predict(model, sample.views, clip, where), sample)
-        for name, value in measured.items():
-            sums[name] += value * len(fetched.draw.numbers)  # pyrefly: ignore[unsupported-operation]
+    sums: dict[str, float] = {}
+    sources = [Source(name="validation", dataset=validation.dataset, losses=())]
+    with closing(batches(sources, draws, workers)) as all_fetched:
+        for fetched in all_fetched:
+            sample = on_device(fetched.clips, where.device)
+            measured = validation.measure(predict(model, sample.views, clip, where), sample)
+            for name, value in measured.items():
+                sums[name] = sums.get(name, 0.0) + value * len(fetched.draw.numbers)
     model.train(training)
     set_random_state(before, where.device)
     return {name: total / len(numbers) for name, total in sums.items()}

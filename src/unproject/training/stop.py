@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Asked after each step. While it is entered, SIGINT and SIGTERM ask for an end; a second one interrupts at once."""
+    """Asked after each step. Where entered, it takes SIGINT and SIGTERM as wishes; a second one interrupts at once."""
 
     def __init__(self, steps: int | None, time_limit_s: float | None) -> None:
         self.signal: int | None = None
