@@ -3,15 +3,20 @@
 from collections.abc import Callable
 
 from unproject.errors import UsageError
+from unproject.recipes import compact
+from unproject.recipes.smoke import smoke
 from unproject.training.recipe import Recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "smoke": smoke,
+    "compact-matching": compact.matching,
+    "compact": compact.geometry,
+}
 """Recipes that run with nothing but the package, as the command line calls them."""
 
 
 def named(name: str) -> Recipe:
     """The recipe of this name; `UsageError` that lists all names where there is none."""
     if name not in RECIPES:
-        known = f"choose one of {', '.join(RECIPES)}" if RECIPES else "this version has none by name, call train()"
-        raise UsageError(f"no recipe is called {name!r}; {known}")
+        raise UsageError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()

@@ -3,23 +3,19 @@
 Verbs only translate; the work is done below. Whatever takes time to import is imported by the verb that needs it.
 """
 
-import json as json_format
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from unproject.cli import machine, show
 from unproject.errors import INTERRUPTED, PARTIAL, InputError, MemoryLimitError, UnprojectError, UsageError
-from unproject.progress import Item, Progress, silent
-
-if TYPE_CHECKING:
-    from unproject.io.result import Reconstruction
 
 
 def _flag(kind: str | None = None, short: str | None = None) -> Any:
@@ -39,7 +35,6 @@ Switch = Annotated[bool, _flag()]
 Quiet = Annotated[bool, _flag(short="-q")]
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory", "bad_alloc")
-_EXTRAS = {"cluster": "ray", "heic": "pillow_heif", "hub": "huggingface_hub", "train": "tensorboard", "view": "viser"}
 
 
 def reconstruct(
@@ -102,7 +97,7 @@ def reconstruct(
         from unproject.inference import reconstruct as work
 
         if dry_run:
-            _say(asdict(work.plan(given, **selection, **network)), json)
+            show.facts(asdict(work.plan(given, **selection, **network)), json)
             return 0
         result = work.reconstruct(
             given,
@@ -116,9 +111,9 @@ def reconstruct(
             seed=seed,
             overwrite=overwrite,
             resume=resume,
-            progress=_progress(quiet),
+            progress=show.progress(quiet),
         )
-    _say_result(result, output, json, quiet)
+    show.outcome(result, output, json, quiet)
     return PARTIAL if result.provenance["state"] == "partial" else 0
 
 
@@ -179,12 +174,12 @@ def train(
     if replay is not None:
         from unproject.training.replay import replay as work_again
 
-        _say(asdict(work_again(chosen, replay, device=device, dtype=dtype)), json)
+        show.facts(asdict(work_again(chosen, replay, device=device, dtype=dtype)), json)
         return 0
     if output is None or dry_run:
         from unproject.training.plan import plan
 
-        _say(asdict(plan(chosen, device=device, dtype=dtype)), json)
+        show.facts(asdict(plan(chosen, device=device, dtype=dtype)), json)
         return 0
     from unproject.training.loop import train as work
 
@@ -199,9 +194,9 @@ def train(
         workers=workers,
         overwrite=overwrite,
         resume=resume,
-        live=_watched(quiet),
+        live=show.watched(quiet),
     )
-    _say(asdict(result), json)
+    show.facts(asdict(result), json)
     return INTERRUPTED if result.reason.startswith("SIG") else 0
 
 
@@ -230,7 +225,7 @@ def export(
     if not formats:
         raise UsageError("--to names no format: try --to ply,colmap")
     written = write(Reconstruction.load(result), output or result / "exports", formats, images=not no_images)
-    _say({name: str(path) for name, path in written.items()}, json)
+    show.facts({name: str(path) for name, path in written.items()}, json)
     return 0
 
 
@@ -245,7 +240,7 @@ def validate(result: Result, /, *, json: Switch = False) -> int:
 
     report = check(result)
     if json:
-        _say(report.json(), json)
+        show.facts(report.json(), json)
     else:
         print(report.text())
     return 0 if report.passed else 1
@@ -257,7 +252,7 @@ def doctor(*, json: Switch = False) -> int:
     Args:
         json: Print it as JSON.
     """
-    _say(_machine(), json)
+    show.facts(machine.offers(), json)
     return 0
 
 
@@ -274,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
-        print(_version("unproject"))
+        print(machine.version_of("unproject"))
         return 0
     try:
         return tyro.extras.subcommand_cli_from_dict(
@@ -327,87 +322,3 @@ def _sample(stack: ExitStack) -> str:
     if not clip.is_file():
         raise UnprojectError("this installation lacks its sample clip: install unproject again")
     return str(stack.enter_context(as_file(clip)))
-
-
-def _progress(quiet: bool) -> Progress:
-    """Bars on stderr with stage, count and time left; nothing where nobody looks."""
-    if not _watched(quiet):
-        return silent
-    from tqdm import tqdm
-
-    def bar(items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
-        return iter(tqdm(items, desc=f"{stage:<12}", total=total, file=sys.stderr, dynamic_ncols=True))
-
-    return bar
-
-
-def _watched(quiet: bool) -> bool:
-    """Whether somebody looks at stderr and wants to see it move."""
-    return not (quiet or os.environ.get("NO_COLOR")) and sys.stderr.isatty()
-
-
-def _say(facts: dict[str, Any], json: bool) -> None:
-    """As JSON, or as a column of names and one of values."""
-    if json:
-        print(json_format.dumps(facts, indent=1, default=str))
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
-        between = f"\n{'':<{width}}  " if any(" " in item for item in items) else ", "
-        print(f"{name.replace('_', ' '):<{width}}  {between.join(items) or 'none'}")
-
-
-def _say_result(result: "Reconstruction", output: Path | None, json: bool, quiet: bool) -> None:
-    notes = result.provenance["notes"]
-    facts = {
-        "output": str(output),
-        "state": result.provenance["state"],
-        "frames": len(result),
-        "cameras_found": int(result.cameras.found.sum()),
-        "parts": len(result.components),
-        "points": 0 if result.sparse is None else len(result.sparse.xyz),
-        "depth_maps": len(result.maps),
-        "scale": result.scale,
-        "notes": notes,
-    }
-    if json:
-        _say(facts, json)
-        return
-    print("" if quiet else "".join(f"- {note}\n" for note in notes), end="")
-    print("{state} result: {cameras_found} of {frames} cameras, {points} points, scale {scale}".format_map(facts))
-    print(f"written to {output}, look at {output}/preview/index.html")
-
-
-def _machine() -> dict[str, Any]:
-    import shutil
-    from importlib.util import find_spec
-
-    import torch
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unproject"
-    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    packages = ("unproject", "torch", "numpy", "scipy", "opencv-python-headless", "av", "pillow", "pycolmap", "trimesh")
-    return {
-        "python": sys.version.split()[0],
-        **{name: _version(name) for name in packages},
-        "torch": torch.__version__,  # says which build it is, as the package's own version may not
-        "device": cuda or ["cpu"],
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-        "cache": f"{cache} ({'writable' if os.access(nearest, os.W_OK) else 'NOT writable: set XDG_CACHE_HOME'})",
-        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        "extras": [name for name, module in _EXTRAS.items() if find_spec(module)],
-        "extras_absent": [name for name, module in _EXTRAS.items() if not find_spec(module)],
-    }
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
