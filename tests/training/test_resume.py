@@ -89,6 +89,8 @@ def test_a_run_killed_before_its_first_state_begins_again(whole, tmp_path):
 def test_a_terminated_run_saves_the_step_it_is_at(whole, tmp_path):
     process = forked(tmp_path / "run", 1)
     wait_for_lines(tmp_path / "run", 3)
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGTERM)  # a scheduler's reaches those that make batches as well
     process.terminate()
     process.join()
     assert process.exitcode == 0

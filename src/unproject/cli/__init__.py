@@ -162,33 +162,17 @@ def train(
         json: Print the result as JSON.
         quiet: No progress line.
     """
-    if output is None and not (dry_run or replay):
-        raise UsageError("give a folder for the run with -o, or --dry-run to see the plan only")
-    from dataclasses import replace
+    from unproject.recipes.run import run
 
-    from unproject.recipes import named
-
-    chosen = named(recipe)
-    if seed is not None:
-        chosen = replace(chosen, seed=seed)
-    if replay is not None:
-        from unproject.training.replay import replay as work_again
-
-        show.facts(asdict(work_again(chosen, replay, device=device, dtype=dtype)), json)
-        return 0
-    if output is None or dry_run:
-        from unproject.training.plan import plan
-
-        show.facts(asdict(plan(chosen, device=device, dtype=dtype)), json)
-        return 0
-    from unproject.training.loop import train as work
-
-    result = work(
-        chosen,
+    facts = run(
+        recipe,
         output,
-        start=start,
+        seed=seed,
+        dry_run=dry_run,
+        bad_step=replay,
         device=device,
         dtype=dtype,
+        start=start,
         steps=steps,
         time_limit_s=time_limit,
         workers=workers,
@@ -196,8 +180,8 @@ def train(
         resume=resume,
         live=show.watched(quiet),
     )
-    show.facts(asdict(result), json)
-    return INTERRUPTED if result.reason.startswith("SIG") else 0
+    show.facts(facts, json)
+    return INTERRUPTED if str(facts.get("reason", "")).startswith("SIG") else 0
 
 
 def export(
