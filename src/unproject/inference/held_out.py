@@ -12,7 +12,7 @@ from unproject.inference.measure import Guess, carried_on, is_known, sparse_prio
 from unproject.inference.neighbours import SparseDepth
 from unproject.inference.view import View
 
-FRAMES, EVERY = 5, 4
+FRAMES, EVERY = 3, 4
 """Frames that are tried, and the share of their points that is held out: one of so many."""
 COVER = 0.04
 """Of the image's longer side: how far around a point nothing may be known."""
@@ -29,6 +29,15 @@ class Trial:
     without: float
     with_guess: float
     points: int
+
+    def facts(self) -> dict[str, float | int | bool]:
+        """For `run.json`."""
+        return {
+            "used": self.helps,
+            "held_out_points": self.points,
+            "error_without": round(self.without, 4),
+            "error_with": round(self.with_guess, 4),
+        }
 
     @property
     def helps(self) -> bool:

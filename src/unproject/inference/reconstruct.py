@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +14,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from unproject.errors import MemoryLimitError, UsageError
-from unproject.inference import assemble, checkpoint, dense, problem, tracks3d
+from unproject.inference import assemble, checkpoint, problem
+from unproject.inference.densify import Dense, densify
 from unproject.inference.evidence import (
     Evidence,
     Pictures,
     check_masks,
     gather,
-    mask_of,
     network_scale,
     network_size,
 )
@@ -28,19 +28,16 @@ from unproject.inference.extend import extended
 from unproject.inference.feedforward import feed_forward
 from unproject.inference.network_input import fitted, memory_gib
 from unproject.inference.refine import Solved, polished, solve_component
-from unproject.inference.run import Clock, Folder, record, unclaimed
+from unproject.inference.run import Clock, Folder, record
 from unproject.inference.sharpen import sharpened
-from unproject.io import schema
 from unproject.io.cameras import MatchedCameras, read_cameras
-from unproject.io.images import to_original
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
-from unproject.io.writer import ResultWriter
 from unproject.models.base import Reconstructor
 from unproject.models.loading import device_of, load, precision_of
 from unproject.progress import Progress, silent
 from unproject.teachers.tracks import LEAST_TRUST
-from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
+from unproject.types import Cameras, FrameInfo, Points3D, Scale, Tracks
 
 NO_DEPTH = {
     "static": "the camera stands still: no parallax, so no depth, and nothing tells the focal length (it is as given, "
@@ -228,16 +225,26 @@ def _weights_free(
             solve = partial(_solve, pictures, evidence, known, seed, progress)
             solution = checkpoint.stage(writer, "solution", _Solution, solve)
         with clock("depth"):
-            maps, tracks = _densify(pictures, evidence, solution, masked, writer, progress)
+            dense = densify(
+                pictures,
+                solution.parts,
+                solution.cameras,
+                solution.tracks,
+                ordered=evidence.ordered,
+                masks=masked,
+                writer=writer,
+                progress=progress,
+            )
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
+        resumed = writer is not None and writer.resumed
         result = Reconstruction(
             frames=opened.infos,
             cameras=solution.cameras,
-            maps=maps,
+            maps=dense.maps,
             sparse=solution.sparse,
-            tracks=tracks,
+            tracks=dense.tracks,
             scale=scale,
-            provenance=_provenance(opened, settings, known, solution, clock, writer is not None and writer.resumed),
+            provenance=_provenance(opened, settings, known, solution, dense, clock, resumed),
         )
         return result if writer is None else writer.finish(result)
 
@@ -313,53 +320,6 @@ def _notes(parts: list[Solved], cameras: Cameras, infos: Sequence[FrameInfo]) ->
     return notes
 
 
-def _densify(
-    pictures: Pictures,
-    evidence: Evidence,
-    solution: _Solution,
-    masks: Path | None,
-    writer: ResultWriter | None,
-    progress: Progress,
-) -> tuple[Sequence[FrameMaps], MovingTracks]:
-    """Depth, motion and 3D tracks frame by frame; to disk where there is a writer."""
-    original = assemble.rescaled(solution.tracks, 1 / pictures.work_scale)
-    lifter = tracks3d.TrackLifter(original, solution.parts, solution.cameras)
-    infos = pictures.source.infos
-    places = [to_original(network_size(info), (info.width, info.height)) for info in infos]
-    clip = dense.DenseClip(
-        images=pictures.small,
-        cameras=assemble.for_maps(solution.cameras, places),
-        sparse=assemble.sparse_depths(solution.parts, original, solution.cameras, places),
-        to_original=places,
-        ordered=evidence.ordered,
-        camera_motion=[part.motion for part in solution.parts],
-    )
-    held: list[FrameMaps] = []
-    for index, maps in enumerate(progress(_all_maps(clip, infos, masks, writer), "depth", len(infos))):
-        lifter.add(index, maps)
-        if writer is None:
-            held.append(maps)
-    return (held if writer is None else writer.maps), lifter.finish()
-
-
-def _all_maps(
-    clip: dense.DenseClip, infos: Sequence[FrameInfo], masks: Path | None, writer: ResultWriter | None
-) -> Iterator[FrameMaps]:
-    """The maps of every frame as a disk gives them back: read where they lie there already, else made and written."""
-    frames = range(len(clip.images))
-    done = frozenset() if writer is None else frozenset(writer.done)
-    made = dense.dense_maps(clip, [frame for frame in frames if frame not in done])
-    for frame in frames:
-        if writer is not None and frame in done:
-            yield writer.maps[frame]
-            continue
-        mask = None if masks is None else mask_of(masks, infos[frame], frame)
-        maps = schema.rounded(unclaimed(next(made), mask))
-        if writer is not None:
-            writer.write(frame, maps)
-        yield maps
-
-
 def _check_memory(opened: Source) -> None:
     needed, there = _memory_gib(opened), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     if needed > there:
@@ -374,6 +334,7 @@ def _provenance(
     settings: dict[str, Any],
     known: MatchedCameras | None,
     solution: _Solution,
+    dense: Dense,
     clock: Clock,
     resumed: bool,
 ) -> dict[str, Any]:
@@ -382,6 +343,7 @@ def _provenance(
     return {
         **record(opened, settings, clock, resumed),
         "weights": None,
+        "learned_depth": dense.record,
         "state": "full" if complete else "partial",
         "notes": [*opened.notes, *([] if known is None else known.notes), *solution.notes],
         "used_priors": _used_priors(opened, known),

@@ -1,4 +1,4 @@
-"""A run of minutes on one processor core that shows whether learning works: Flow4R by heart, on four pairs of views."""
+"""A run of a minute on one processor core that shows whether learning works: Flow4R by heart, on two pairs of views."""
 
 from unproject.data.base import Chosen
 from unproject.data.pairs import SyntheticPairs
@@ -7,13 +7,13 @@ from unproject.losses.motion import MotionLoss
 from unproject.models import flow4r as network
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
 
-PAIRS = (0, 2, 12, 20)
-"""Of the first 64, those of which the most moves by itself: what W must leave alone."""
+PAIRS = (12, 63)
+"""Of the first 128, two in which things that move by themselves pull the pose most: what W must leave alone."""
 
 
-def smoke(steps: int = 300) -> Recipe:
+def smoke(steps: int = 600) -> Recipe:
     """The losses fall, the pose finds its place, and W leaves what moves; nothing of it holds for other scenes."""
-    pairs = Chosen(dataset=SyntheticPairs(augmentation=None, gap_s=(0.6, 1.5)), numbers=PAIRS)
+    pairs = Chosen(dataset=SyntheticPairs(augmentation=None, gap_s=(1.0, 2.5)), numbers=PAIRS)
     return Recipe(
         name="smoke",
         model=network.config("tiny", head="linear"),
