@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from flat_world import sparse_points
-from solved_world import all_found
+from rendered_clip import dense_clip
 
 from unproject.data.synthetic import ClipData, handheld_clip, photo_orbit, standing_clip, turning_clip
 from unproject.data.truth import optical_flow
@@ -19,23 +18,6 @@ from unproject.geometry.flow import induced_flow
 from unproject.inference.dense import CameraMotion, DenseClip, dense_maps
 from unproject.inference.neighbours import SparseDepth
 from unproject.types import FrameMaps
-
-
-def dense_clip(
-    clip: ClipData, *, ordered: bool = True, camera_motion: CameraMotion = "full", step: int = 1
-) -> DenseClip:
-    """A rendered clip with its true cameras, and sparse points on what is at rest."""
-    images = list(clip.images[::step])
-    count = len(images)
-    rest = (clip.valid & ~clip.motion)[::step].numpy()
-    return DenseClip(
-        images=images,
-        cameras=all_found(clip.world_from_cam[::step].double(), clip.intrinsics[::step].double()),
-        sparse=[sparse_points(depth, keep, 150) for depth, keep in zip(clip.depth[::step].numpy(), rest, strict=True)],
-        to_original=[torch.eye(3)] * count,
-        ordered=ordered,
-        camera_motion=[camera_motion],
-    )
 
 
 def stacked(maps: list[FrameMaps], name: str) -> np.ndarray:
