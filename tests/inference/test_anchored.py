@@ -141,6 +141,21 @@ def test_a_new_anchor_where_the_old_one_is_lost():
     assert oracle.encoded == len(frames)
 
 
+def test_a_frame_that_is_not_trusted_does_not_set_the_measure_for_those_behind_it():
+    """It is compared with a new anchor, whose trust is that of the pair which made it one."""
+
+    class Doubtful(Oracle):
+        def _maps(self, i, j, scale):
+            maps = super()._maps(i, j, scale)
+            maps[7] = -2.2 if 4 in (i, j) else 3.0  # confidence .1
+            return maps
+
+    made = clip(frames=7, moving=False)
+    frames = list(anchored(Doubtful(made), made.images[0], Sequencing(batch=2, least_overlap=0.5)))
+    overlap = [frame.overlap for frame in frames]
+    assert overlap[4] < 0.2 and all(0.5 <= value <= 1.01 for n, value in enumerate(overlap) if n != 4)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5, 50])
 def test_batches_change_nothing(batch):
     made = clip(frames=9, duration_s=9.0)

@@ -81,6 +81,13 @@ def test_what_is_not_there(name, error, says):
     assert caught.value.exit_code == (4 if error is WeightsError else 2)
 
 
+def test_a_folder_of_that_name_is_not_meant(tmp_path, monkeypatch):
+    (tmp_path / "compact").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = unproject.load("compact", device="cpu")
+    assert type(model).__name__ == "Compact" and not model.training and model.licence == "Apache-2.0"
+
+
 def test_weights_without_a_head_are_no_network(tmp_path):
     state = random_official("flow4r", tiny().config)
     torch.save({k: v for k, v in state.items() if not k.startswith("downstream_head1")}, tmp_path / "croco.pth")

@@ -22,7 +22,7 @@ from unproject.training import bad_step
 from unproject.training.loop import train
 from unproject.training.plan import plan
 from unproject.training.replay import replay
-from unproject.types import Known, Labels, Prediction, Views
+from unproject.types import Known, Labels, Prediction, Views, require
 
 
 def lines(folder: Path) -> list[dict]:
@@ -124,6 +124,10 @@ class Nothing(Loss):
         return (Term("nothing", views.images.mean().requires_grad_(), 1.0),)
 
 
+def asks_for_flow(prediction, sample):
+    return {"flow": require(prediction, "flow").mean().item()}
+
+
 def with_source(recipe, **changes):
     return replace(recipe, sources=(replace(recipe.sources[0], **changes),))
 
@@ -140,6 +144,8 @@ def with_source(recipe, **changes):
         (lambda r: replace(r, clip=replace(r.clip, sizes=())), "no sizes"),
         (lambda r: replace(r, clip=replace(r.clip, intrinsics=True)), "cannot be told intrinsics"),
         (lambda r: replace(r, schedule=replace(r.schedule, passes=3)), "in 3 passes"),
+        (lambda r: replace(r, clip=replace(r.clip, sizes=((32, 48), (24, 24)))), "multiples of 16"),
+        (lambda r: replace(r, validation=replace(tiny_recipe().validation, measure=asks_for_flow)), "Prediction.flow"),
         (lambda r: replace(r, validation=replace(tiny_recipe().validation, numbers=())), "Validation needs clips"),
     ],
 )
@@ -149,7 +155,16 @@ def test_a_recipe_that_cannot_run_fails_before_anything_is_written(tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("choice", [{"device": "tpu"}, {"dtype": "int8"}, {"overwrite": True, "resume": True}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"device": "tpu"},
+        {"dtype": "int8"},
+        {"overwrite": True, "resume": True},
+        {"log_every": 0},
+        {"save_every": 0},
+    ],
+)
 def test_choices_that_cannot_be_honoured(tmp_path, choice):
     with pytest.raises(UsageError):
         train(simple_recipe(), tmp_path, workers=0, **choice)

@@ -116,6 +116,18 @@ def test_a_finished_run_stays_as_it_is(whole):
     assert (whole / "log.jsonl").read_bytes() == before
 
 
+def test_the_state_is_written_after_the_weights(tmp_path, monkeypatch):
+    """A kill between the two leaves a step to do again, and weights in the end."""
+    written = []
+    for module, name in ((loop.checkpoints, "save"), (checkpoint, "write")):
+        whole_write = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, name=name, whole_write=whole_write: (written.append(name), whole_write(*a))
+        )
+    go_on(tmp_path / "run")
+    assert written[-2:] == ["save", "write"]
+
+
 def forget_the_position(monkeypatch):
     monkeypatch.setattr(loop, "Sampler", lambda recipe, position: Sampler(recipe, 0))
 

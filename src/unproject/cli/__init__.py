@@ -84,7 +84,7 @@ def reconstruct(
         dtype: Precision of a network's trunk; auto is bfloat16 on CUDA. Without one all runs on the CPU in float32.
         seed: Start of the random numbers; the same seed gives the same result.
         overwrite: Replace the result in the output folder; files of others stay.
-        resume: Go on with an interrupted run: what it has done is not done again.
+        resume: Go on with an interrupted run; what is done is not done again (but a network is asked again).
         dry_run: Say what would be read, and what memory and disk it takes; write nothing.
         json: Print the result as JSON.
         quiet: No progress bars, no notes.

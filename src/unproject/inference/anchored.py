@@ -149,7 +149,7 @@ class _Anchor:
     usable: Tensor | None = None
     intrinsics: Tensor | None = None
     trust: Tensor | None = None
-    """Confidence of its pixels in its first pair, all in all."""
+    """Confidence of its pixels, all in all: of the first anchor in its first pair, of others in that with the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +268,7 @@ class _Run:
     def _overlap(self, maps: PairMaps, own: Tensor, there: PairMaps) -> Tensor:
         """Share of the anchor's confidence on points that lie in each frame's image."""
         anchor = self._anchor
-        trust = maps.confidence if anchor.reference is None else maps.confidence * anchor.reference.to(maps.confidence)
+        trust = _trust(maps.confidence, anchor.reference)
         if anchor.trust is None:
             anchor.trust = trust[0].sum()
         height, width = there.points.shape[1:3]
@@ -318,6 +318,7 @@ class _Run:
             code=self.last_code,
             world_from_cam=link.world_from_cam,
             distance=second.points.norm(dim=-1).mean(),
+            trust=_trust(second.confidence, reference).sum(),
             reference=reference,
             usable=self.sequencing.usable(link.index),
         )
@@ -345,6 +346,11 @@ def _at_home(frame: AnchoredFrame) -> dict[str, Any]:
         "intrinsics": frame.anchor_intrinsics,
         "overlap": 1.0,
     }
+
+
+def _trust(confidence: Float[Tensor, "F H W"], reference: Tensor | None) -> Float[Tensor, "F H W"]:
+    """Of what counts."""
+    return confidence if reference is None else confidence * reference.to(confidence)
 
 
 def _scaled(maps: PairMaps, scale: Float[Tensor, " F"]) -> PairMaps:

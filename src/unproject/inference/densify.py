@@ -18,9 +18,11 @@ from unproject.io import schema
 from unproject.io.images import to_original
 from unproject.io.writer import ResultWriter
 from unproject.models.compact import Compact
-from unproject.models.loading import load
+from unproject.models.loading import fingerprint, shipped
 from unproject.progress import Progress
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Tracks
+
+NETWORK = "compact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,13 @@ class Dense:
     tracks: MovingTracks
     trial: Trial | None
     """Of the network on this clip; None where there is no depth to be had."""
+    sha256: str | None
+    """Of the network's weights."""
 
     @property
     def record(self) -> dict[str, Any] | None:
         """The network's part in it, for `run.json`."""
-        return None if self.trial is None else {"model": "compact", **self.trial.facts()}
+        return None if self.trial is None else {"model": NETWORK, "sha256": self.sha256, **self.trial.facts()}
 
 
 def densify(
@@ -65,28 +69,39 @@ def densify(
         ordered=ordered,
         camera_motion=[part.motion for part in parts],
     )
-    clip, trial = _with_help(clip)
+    network = _network() if _measured(clip) else None
+    clip, trial = (clip, None) if network is None else _with_help(clip, LearnedGuess(network))
     held: list[FrameMaps] = []
     for index, maps in enumerate(progress(_all_maps(clip, infos, masks, writer), "depth", len(infos))):
         lifter.add(index, maps)
         if writer is None:
             held.append(maps)
-    return Dense(maps=held if writer is None else writer.maps, tracks=lifter.finish(), trial=trial)
+    return Dense(
+        maps=held if writer is None else writer.maps,
+        tracks=lifter.finish(),
+        trial=trial,
+        sha256=None if network is None else fingerprint(network),
+    )
 
 
-def _with_help(clip: DenseClip) -> tuple[DenseClip, Trial | None]:
-    """The clip with the network that comes with the package, where it helps, and how it was tried."""
-    measured = {number for number, camera_motion in enumerate(clip.camera_motion) if camera_motion == "full"}
-    of_frame = np.where(clip.cameras.found.numpy(), clip.cameras.component.numpy(), -1)
-    frames = np.flatnonzero(np.isin(of_frame, list(measured))).tolist()
-    if not frames:
-        return clip, None
-    network = load("compact", device="cpu", dtype="float32")
+def _network() -> Compact:
+    network = shipped(NETWORK)
     if not isinstance(network, Compact):
-        raise TypeError(f"the weights called compact are of a {type(network).__name__}")
-    guess = LearnedGuess(network)
-    trial = try_guess(clip, guess, frames)
-    return (replace(clip, guess=guess) if trial.helps else clip), trial
+        raise TypeError(f"the weights called {NETWORK} are of a {type(network).__name__}")
+    return network
+
+
+def _measured(clip: DenseClip) -> list[int]:
+    """Frames whose depth can be measured."""
+    full = [number for number, camera_motion in enumerate(clip.camera_motion) if camera_motion == "full"]
+    component = np.where(clip.cameras.found.numpy(), clip.cameras.component.numpy(), -1)
+    return np.flatnonzero(np.isin(component, full)).tolist()
+
+
+def _with_help(clip: DenseClip, guess: LearnedGuess) -> tuple[DenseClip, Trial]:
+    """The clip with the guess if that helps, and how it was tried."""
+    trial = try_guess(clip, guess, _measured(clip))
+    return replace(clip, guess=guess if trial.helps else None), trial
 
 
 def _all_maps(

@@ -93,7 +93,7 @@ def feed_forward(
                 **_answer(cameras, collected),
                 "weights": weights,
                 "device": str(place),
-                "notes": [*opened.notes, *_notes(cameras, collected, sequencing)],
+                "notes": [*opened.notes, *_assumed(network), *_notes(cameras, collected, sequencing)],
             },
         )
         return result if writer is None else writer.finish(result)
@@ -218,6 +218,13 @@ def _answer(cameras: Cameras, collected: _Collector) -> dict[str, Any]:
         "used_priors": [],
         "parts": [{"frames": int(found.sum()), "motion": "full", "explained": float(quality.mean())}],
     }
+
+
+def _assumed(network: Reconstructor) -> list[str]:
+    view = network.assumed_view_deg
+    return (
+        [] if view is None else [f"the network cannot tell the focal length: a view of {view:.0f} degrees is assumed"]
+    )
 
 
 def _notes(cameras: Cameras, collected: _Collector, sequencing: Sequencing) -> list[str]:

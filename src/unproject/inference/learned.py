@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unproject.inference.view import View
+from unproject.io.images import resize
 from unproject.models.compact import Compact
 from unproject.types import Views
 
 CELL = 8
 """The network's images are multiples of this."""
+LONG_SIDE = 160
+"""Pixels: about what it was trained on; at twice that it is worse and takes four times as long (measured)."""
 PARTNERS = 2
 """Other views that it is asked with; their median of two is their mean, and a third costs more than it gives."""
 
@@ -30,29 +35,46 @@ class LearnedGuess:
         return np.exp(np.mean([np.log(self._seen_with(view, other)) for other in far], axis=0))
 
     def _seen_with(self, view: View, other: View) -> Float32[np.ndarray, "H W"]:
-        height, width = view.grey.shape
+        ours, theirs = _shrunk(view), _shrunk(other)
         poses = torch.from_numpy(np.stack([view.world_from_cam, other.world_from_cam])).float()[None]
         with torch.inference_mode():
-            said = self.model.with_cameras(_views(view, other), poses)
-        return (1 / said.points[0, 0, :height, :width, 2]).numpy()
+            said = self.model.with_cameras(_views(ours, theirs), poses)
+        height, width = ours.image.shape[1:]
+        depth = said.points[0, 0, :height, :width, 2]
+        return cv2.resize((1 / depth).numpy(), view.grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class _Small:
+    """An image as the network sees it, and its camera."""
+
+    image: Float[Tensor, "3 h w"]
+    intrinsics: Float[Tensor, "3 3"]
+
+
+def _shrunk(view: View) -> _Small:
+    scale = LONG_SIDE / max(view.grey.shape)
+    height, width = (max(1, round(side * scale / CELL)) * CELL for side in view.grey.shape)
+    image = torch.from_numpy(resize(view.rgb, width, height)).movedim(-1, 0) / 255
+    change = torch.tensor([width / view.grey.shape[1], height / view.grey.shape[0], 1.0])
+    return _Small(image, change[:, None] * view.intrinsics)
 
 
 def _baseline(view: View, other: View) -> float:
     return float(np.linalg.norm(view.world_from_cam[:3, 3] - other.world_from_cam[:3, 3]))
 
 
-def _views(view: View, other: View) -> Views:
+def _views(ours: _Small, theirs: _Small) -> Views:
     """Both images on one canvas, each in its upper left corner, so that its camera stays what it is."""
-    sides = zip(view.grey.shape, other.grey.shape, strict=True)
-    height, width = (-(-max(pair) // CELL) * CELL for pair in sides)
+    height, width = (max(pair) for pair in zip(ours.image.shape[1:], theirs.image.shape[1:], strict=True))
     return Views(
-        images=torch.stack([_on_canvas(image.rgb, height, width) for image in (view, other)])[None],
+        images=torch.stack([_on_canvas(one.image, height, width) for one in (ours, theirs)])[None],
         times=torch.zeros(1, 2),
         pairs=torch.tensor([[[0, 1], [1, 0]]]),
-        intrinsics=torch.stack([view.intrinsics, other.intrinsics])[None],
+        intrinsics=torch.stack([ours.intrinsics, theirs.intrinsics])[None],
     )
 
 
-def _on_canvas(rgb: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> Tensor:
-    missing = ((0, height - rgb.shape[0]), (0, width - rgb.shape[1]), (0, 0))
-    return torch.from_numpy(np.pad(rgb, missing, mode="edge")).movedim(-1, 0) / 255
+def _on_canvas(image: Float[Tensor, "3 h w"], height: int, width: int) -> Float[Tensor, "3 {height} {width}"]:
+    missing = (0, width - image.shape[2], 0, height - image.shape[1])
+    return pad(image[None], missing, mode="replicate")[0]

@@ -106,7 +106,8 @@ class SideMaps:
 class Compact(Reconstructor):
     """Two-view network of a few million parameters for images of 100 to 500 pixels, sides multiples of 8."""
 
-    long_side = 256
+    long_side = 160
+    assumed_view_deg = ASSUMED_VIEW_DEG
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()

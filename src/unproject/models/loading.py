@@ -4,6 +4,7 @@ import hashlib
 import re
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -32,16 +33,21 @@ def load(name_or_path: str | Path, device: str = "auto", dtype: str = "auto") ->
         UsageError: a name, device or dtype that is not known, or weights that lack a head.
     """
     place, precision = device_of(device), precision_of(dtype, device)
-    if _is_name(name_or_path):
-        with as_file(files("unproject") / "assets" / "weights" / f"{name_or_path}.safetensors") as path:
-            if not path.is_file():
-                raise _absent(str(name_or_path))
-            model = checkpoints.load(path)
-    else:
-        model = checkpoints.load(Path(name_or_path).expanduser())
+    model = shipped(name_or_path) if _is_name(name_or_path) else checkpoints.load(Path(name_or_path).expanduser())
     model.origin = str(name_or_path)
     model.precision = precision
     return model.to(place).eval()
+
+
+def shipped(name: str) -> Reconstructor:
+    """The network of that name with the weights that come with the package, on the processor, in eval mode.
+
+    WeightsError where none come with it, UsageError for a name that no network has.
+    """
+    with as_file(files("unproject") / "assets" / "weights" / f"{name}.safetensors") as path:
+        if not path.is_file():
+            raise _absent(name)
+        return checkpoints.load(path).eval()
 
 
 def device_of(device: str) -> torch.device:
@@ -76,9 +82,9 @@ def fingerprint(model: Reconstructor) -> str:
     return total.hexdigest()
 
 
-def _is_name(given: str | Path) -> bool:
-    """A bare word is a name unless a file is called so."""
-    return isinstance(given, str) and bool(re.fullmatch(r"[\w-]+", given)) and not Path(given).exists()
+def _is_name(given: str | Path) -> TypeGuard[str]:
+    """A bare word is a name unless a file is called so; a folder is not meant, such as that of a run."""
+    return isinstance(given, str) and bool(re.fullmatch(r"[\w-]+", given)) and not Path(given).is_file()
 
 
 def _absent(name: str) -> UsageError | WeightsError:

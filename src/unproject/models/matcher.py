@@ -28,7 +28,7 @@ class MatcherShape:
 
 @dataclass(frozen=True)
 class Matched:
-    """Flow of 2 F sides: of the first images of all pairs to the second, then of the second to the first."""
+    """Flow of 2 F sides: of the first images of all pairs to the second, then of the second to the first. float32."""
 
     log_match: Float[Tensor, "S hw hw"]
     flows: list[Float[Tensor, "S _ _ 2"]]
@@ -63,7 +63,7 @@ class Matcher(nn.Module):
         """Of features of all sides at 1/2, 1/4 and 1/8, as `pyramid` makes them."""
         targets = [swap(features) for features in scales]
         height, width = scales[-1].shape[-2:]
-        log_match = self.coarse(scales[-1], targets[-1])
+        log_match = self.coarse(scales[-1], targets[-1]).float()
         flow, logit = mutual_flow(log_match.detach(), swap(log_match.detach()), height, width)
         flows, logits = [_pixels(flow, STRIDES[-1])], []
         for level in (2, 1, 0):
@@ -72,12 +72,12 @@ class Matcher(nn.Module):
             for _ in range(self.shape.rounds[level]):
                 flow, logit = self.corrections[level](scales[level], targets[level], flow, logit)
                 flows.append(_pixels(flow, STRIDES[level]))
-                logits.append(logit[:, 0])
+                logits.append(logit[:, 0].float())
         full = self.upsample(STRIDES[0] * flow, scales[0])
         sure = interpolate(logit, scale_factor=STRIDES[0], mode="bilinear", align_corners=False)
-        full = rearrange(full, "s c h w -> s h w c")
-        return Matched(log_match, [*flows, full], [*logits, sure[:, 0]], full, sure[:, 0])
+        full, certain = rearrange(full, "s c h w -> s h w c").float(), sure[:, 0].float()
+        return Matched(log_match, [*flows, full], [*logits, certain], full, certain)
 
 
 def _pixels(flow: Float[Tensor, "S 2 h w"], stride: int) -> Float[Tensor, "S h w 2"]:
-    return stride * rearrange(flow, "s c h w -> s h w c")
+    return stride * rearrange(flow.float(), "s c h w -> s h w c")

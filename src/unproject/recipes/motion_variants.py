@@ -1,6 +1,7 @@
 """Table 3 of Flow4R at small scale: what the network predicts of motion, and what of it is compared with the truth."""
 
 from dataclasses import replace
+from typing import Literal
 
 from unproject.data.base import Chosen
 from unproject.data.pairs import SyntheticPairs
@@ -10,7 +11,7 @@ from unproject.models import flow4r as network
 from unproject.recipes.smoke import smoke
 from unproject.training.recipe import Recipe, Source, Validation
 
-VARIANTS = {
+VARIANTS: dict[str, tuple[Literal["target_points", "scene_flow"], bool]] = {
     "P_vt, P_vt": ("target_points", False),
     "F, P_vt": ("scene_flow", False),
     "F, F": ("scene_flow", True),

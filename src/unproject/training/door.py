@@ -1,5 +1,7 @@
 """What is looked at before step 0: a recipe that cannot run fails in seconds, with the name of what is missing."""
 
+from dataclasses import replace
+
 import torch
 
 from unproject.data.base import Framing
@@ -8,8 +10,8 @@ from unproject.models.base import Reconstructor
 from unproject.training.checkpoint import random_state, set_random_state
 from unproject.training.device import Place
 from unproject.training.loader import fetch
-from unproject.training.passes import forward_backward
-from unproject.training.recipe import Clip, Recipe, Source
+from unproject.training.passes import forward_backward, validate
+from unproject.training.recipe import Clip, Recipe, Source, Validation
 from unproject.training.sampler import Draw
 
 
@@ -34,19 +36,23 @@ def check_numbers(recipe: Recipe) -> None:
 
 
 def check_sources(model: Reconstructor, recipe: Recipe, where: Place, clips: int | None = None) -> None:
-    """Every source once forward and backward at its largest size, so that memory is known as well.
+    """Every source once forward and backward at every size, and the validation once.
 
     Neither the network nor the run's random numbers are changed.
 
     Raises:
-        UsageError: a dataset lacks a label that a loss needs, or no loss reaches a weight.
+        UsageError: a dataset lacks a label that a loss needs, no loss reaches a weight, the network refuses a size, or
+            the validation asks for what is not said.
     """
     size = clips or recipe.schedule.batch // recipe.schedule.passes
     before = random_state(where.device)
     buffers = [buffer.clone() for buffer in model.buffers()]
     model.train()
     for number, source in enumerate(recipe.sources):
-        _check(model, source, Draw(number, _first(source, size), _largest(recipe.clip)), recipe, where)
+        for framing, some in _framings(recipe.clip, size):
+            _check(model, source, Draw(number, _first(source, some), framing), recipe, where)
+    if recipe.validation is not None:
+        _check_validation(model, recipe.validation, recipe.clip, where)
     with torch.no_grad():
         for buffer, kept in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(kept)
@@ -69,6 +75,15 @@ def _first(source: Source, size: int) -> tuple[int, ...]:
     return tuple(number if count is None else number % count for number in range(size))
 
 
-def _largest(clip: Clip) -> Framing:
+def _framings(clip: Clip, size: int) -> list[tuple[Framing, int]]:
+    """The largest size with a whole pass, for memory; each other with one clip, since a network may refuse it."""
     areas = [height * width for height, width in clip.sizes]
-    return clip.framing(areas.index(max(areas)))
+    largest = areas.index(max(areas))
+    return [(clip.framing(n), size if n == largest else 1) for n in range(len(areas))]
+
+
+def _check_validation(model: Reconstructor, validation: Validation, clip: Clip, where: Place) -> None:
+    try:
+        validate(model, replace(validation, numbers=validation.numbers[:1]), clip, 1, where, workers=0)
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"the recipe's validation cannot be measured: {error}") from error

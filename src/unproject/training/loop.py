@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from unproject.errors import UsageError
 from unproject.models import checkpoints
 from unproject.training import checkpoint, optimiser
 from unproject.training.bad_step import BadStep
@@ -40,7 +41,7 @@ class TrainResult:
     step: int
     steps: int
     losses: dict[str, float]
-    """Means over the last steps that were logged."""
+    """Means over the last steps that were logged; nothing where a run that was done already is gone on with."""
     validation: dict[str, float] | None
     weights: Path
 
@@ -88,6 +89,7 @@ def train(
         UnprojectError: a loss or gradient is not finite; the step lies in the folder, for `replay`.
     """
     stop = Stop(steps, time_limit_s)
+    _check_choices(workers=workers, save_every=save_every, log_every=log_every)
     check_numbers(recipe)
     where = place(device, dtype)
     run_folder = RunFolder(folder, overwrite=overwrite, resume=resume)
@@ -118,6 +120,14 @@ def train(
             raise
         finally:
             log.close()
+
+
+def _check_choices(**choices: int | None) -> None:
+    """UsageError for numbers that mean nothing."""
+    for name, value in choices.items():
+        least = 0 if name == "workers" else 1
+        if value is not None and value < least:
+            raise UsageError(f"{name} is {value}; give {least} or more, or leave it out")
 
 
 def _start(state: State, path: Path) -> dict[str, Any]:
@@ -261,16 +271,18 @@ class _Run:
         """State and weights, each whole or not at all."""
         with self.aside():
             rng = checkpoint.random_state(self.where.device)
-            checkpoint.write(self.folder.path / STATE, checkpoint.capture(self.state, rng, self.log.size))
+            # The state last: a kill in between leaves a step to be done again, and not a run that says it is done.
             checkpoints.save(self.state.best_known, self.folder.path / WEIGHTS)
+            checkpoint.write(self.folder.path / STATE, checkpoint.capture(self.state, rng, self.log.size))
 
     def end(self, why: str | None) -> TrainResult:
         """What a caller learns. After a stop at a number of steps the log says more, which a run that goes on cuts."""
         if why == "steps":
             if self.state.meter.values():
                 self.say()
-            if self.recipe.validation is not None:
-                self.validate(self.recipe.validation)
+            validation = self.recipe.validation
+            if validation is not None and self.state.step % validation.every:
+                self.validate(validation)
         result = TrainResult(
             state="done" if why is None else "stopped",
             reason=why or "",

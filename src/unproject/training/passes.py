@@ -58,7 +58,9 @@ def _forward_backward(
 def _memory_explained(sample: Sample) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # CUDA has an error of its own; that of a processor is told by its words
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         clips, _, _, height, width = sample.views.images.shape
         raise MemoryLimitError(
             f"out of memory in a pass of {clips} clips of {width}x{height}: "
