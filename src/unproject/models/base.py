@@ -20,7 +20,7 @@ class Reconstructor(nn.Module, ABC):
     long_side: int = 512
     """Pixels of the images that it is at its best with."""
     assumed_view_deg: float | None = None
-    """Field of view along the longer side that it assumes where `Views.intrinsics` are not given; None: it needs none."""
+    """Field of view along the longer side, assumed where `Views.intrinsics` are not given; None: it needs none."""
     origin: str | None = None
     """The file that its weights came from; None for weights that were made here."""
     licence: str | None = None
