@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rendered_clip import dense_clip
+from solved_world import all_found
 
 from unproject.data.synthetic import ClipData, handheld_clip, photo_orbit, standing_clip, turning_clip
 from unproject.data.truth import optical_flow

@@ -1,6 +1,7 @@
 """Batches fetched ahead: the same as without other processes, and failures that say what failed."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,9 @@ class Broken(TinyPairs):
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         if self.at in numbers:
             if self.failure == "dies":
+                time.sleep(
+                    1.0
+                )  # until the parent waits for it: told in the middle of a shape check, it would be that check's error
                 os._exit(3)
             raise InputError("shard 7 is torn; fetch it again") if self.failure == "ours" else KeyError("depth")
         return super().__call__(numbers, framing)
