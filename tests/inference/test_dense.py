@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from flat_world import sparse_points
 from rendered_clip import dense_clip
 from solved_world import all_found
 
