@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from unproject.geometry.rays import inverse_depth_along_ray
+from unproject.geometry.rays import inverse_depth_along_ray, sampson_distance
 from unproject.geometry.rigid import from_rt, nearest_rotation, so3_exp
 
 ROTATION_ROUNDS, EIGHT_POINT_ROUNDS, NEWTON_ROUNDS = 5, 5, 20
@@ -71,7 +71,7 @@ def _eight_point(source: Tensor, target: Tensor, weight: Tensor, scale: Tensor) 
     rows = einsum(target, source, "b p r, b p c -> b p r c").flatten(-2)
     essential = _least(rows, weight)
     for _ in range(EIGHT_POINT_ROUNDS):
-        error = _sampson(essential, source, target)[0].square()
+        error = sampson_distance(essential, source[..., :2], target[..., :2]).square()
         spread = error.median(-1).values.clamp(min=scale.square())
         essential = _least(rows, weight / (1 + error / spread[:, None]))
     return _nearest_pose(essential, source, target, weight)
@@ -92,14 +92,6 @@ def _nearest_pose(essential: Tensor, source: Tensor, target: Tensor, weight: Ten
     cosine = (normalize(target, dim=-1)[:, None] * (normalize(source, dim=-1)[:, None] @ both.mT)).sum(-1)
     best = (cosine * weight[:, None]).sum(-1).argmax(-1)
     return both[torch.arange(len(best), device=best.device), best], u[..., 2].to(source.dtype)
-
-
-def _sampson(essential: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(signed Sampson error, its denominator), to first order the distance from the epipolar constraint."""
-    line, back = source @ essential.mT, target @ essential
-    slope = line[..., :2].square().sum(-1) + back[..., :2].square().sum(-1)
-    divisor = slope.clamp(min=1e-12).sqrt()
-    return (target * line).sum(-1) / divisor, divisor
 
 
 def _refined(
