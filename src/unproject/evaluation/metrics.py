@@ -108,7 +108,11 @@ def pair_errors(world_from_cam: Float[Tensor, "N 4 4"], truth: Float[Tensor, "N 
     estimate, truth = world_from_cam[known].double(), truth[known].double()
     first, second = torch.triu_indices(len(truth), len(truth), offset=1)
     true_motion = inverse(truth[first]) @ truth[second]
-    motion = inverse(estimate[first]) @ estimate[second]
+    return motion_errors(inverse(estimate[first]) @ estimate[second], true_motion)
+
+
+def motion_errors(motion: Float[Tensor, "P 4 4"], true_motion: Float[Tensor, "P 4 4"]) -> PairErrors:
+    """Errors of relative poses, as `pair_errors` counts them; scale does not matter."""
     rotation = rotation_angle(true_motion[:, :3, :3].mT @ motion[:, :3, :3])
     direction = angle_between(true_motion[:, :3, 3], motion[:, :3, 3])
     direction = torch.minimum(direction, torch.pi - direction)

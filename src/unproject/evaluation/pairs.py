@@ -1,14 +1,11 @@
 """How far a two-view network's answers are from the truth."""
 
 import torch
-from torch import Tensor
 
 from unproject.data.base import Sample
-from unproject.evaluation.metrics import PairErrors
+from unproject.evaluation.metrics import motion_errors
 from unproject.geometry.align import weighted_median
 from unproject.geometry.motion import flow_of_points, relative_pose
-from unproject.geometry.rays import angle_between
-from unproject.geometry.rigid import rotation_angle
 from unproject.losses import targets
 from unproject.types import Prediction, require
 
@@ -34,7 +31,8 @@ def pair_metrics(prediction: Prediction, sample: Sample) -> dict[str, float]:
     scale = weighted_median(ratio.flatten(1), known.flatten(1).to(ratio))[:, None, None, None]
     moving = (moved.value - still.value).norm(dim=-1) > 0.01 * moved.value.norm(dim=-1)
     off = (scale[..., None] * target_points - moved.value).norm(dim=-1) / moved.value.norm(dim=-1).clamp(min=1e-9)
-    errors = _pose_errors(relative_pose(points, target_points, weight), targets.target_from_source(labels, views).value)
+    poses = relative_pose(points, target_points, weight), targets.target_from_source(labels, views).value
+    errors = motion_errors(*(pose.flatten(0, 1).double() for pose in poses))
     return {
         **_flow_metrics(prediction, sample),
         "pose_auc30": errors.auc_integral(30.0),
@@ -57,10 +55,3 @@ def _flow_metrics(prediction: Prediction, sample: Sample) -> dict[str, float]:
         flow, _ = flow_of_points(points, require(prediction, "target_points"), source, target)
     miss = (flow - truth.value).norm(dim=-1)[truth.weight > 0.5]
     return {"flow_px": miss.median().item(), "flow_within_1px": (miss < 1).float().mean().item()}
-
-
-def _pose_errors(pose: Tensor, true: Tensor) -> PairErrors:
-    rotation = rotation_angle(pose[..., :3, :3].mT @ true[..., :3, :3])
-    direction = angle_between(pose[..., :3, 3], true[..., :3, 3])
-    direction = torch.minimum(direction, torch.pi - direction)
-    return PairErrors(*(torch.rad2deg(angle).flatten().double() for angle in (rotation, direction)))
