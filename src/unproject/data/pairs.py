@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -100,7 +100,7 @@ def _augmented(views: Views, how: Augmentation, seeds: list[int]) -> Views:
         augment(clip[None], how, torch.Generator().manual_seed(seed))
         for clip, seed in zip(views.images, seeds, strict=True)
     ]
-    return Views(images=torch.cat(images), times=views.times, pairs=views.pairs, intrinsics=views.intrinsics)
+    return replace(views, images=torch.cat(images))
 
 
 def _joined(parts: Sequence[Any]) -> Any:
