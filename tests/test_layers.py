@@ -18,7 +18,7 @@ STACK = [
     {"training", "evaluation", "inference", "labelling", "viewer"},
     {"models", "losses", "data", "teachers"},
     {"nn", "io"},
-    {"types", "errors", "progress"},
+    {"types", "tensors", "errors", "progress"},
     {"geometry"},
 ]
 HEIGHT = {unit: len(STACK) - level for level, units in enumerate(STACK) for unit in units}

@@ -14,6 +14,7 @@ from unproject.losses.base import LossValue, Term, mean_per_image
 from unproject.losses.confidence import confident_mean
 from unproject.losses.motion import MotionLoss
 from unproject.losses.targets import target_from_source
+from unproject.tensors import map_tensors
 from unproject.types import Known, Labels, Prediction, Views
 
 DOUBLE = torch.float64
@@ -237,13 +238,7 @@ def test_labels_that_know_nothing_give_zero_and_no_gradient(case, dtype):
             if isinstance(known := getattr(labels, field.name), Known)
         }
     )
-    prediction = Prediction(
-        **{
-            field.name: value.detach().to(dtype).requires_grad_()
-            for field in fields(prediction)
-            if (value := getattr(prediction, field.name)) is not None
-        }
-    )
+    prediction = map_tensors(lambda value: value.detach().to(dtype).requires_grad_(), prediction)
     for name in TERMS:
         value = only(name)(prediction, nothing, views)
         assert value.total == 0
@@ -257,7 +252,7 @@ def test_one_blind_pair_does_not_dilute_the_others(case):
         name: Known(known.value, torch.where(torch.arange(3)[:, None, None, None] == 0, known.weight, 0))
         for name, known in (("points", labels.points), ("target_points", labels.target_points))
     }
-    first = Prediction(**{f.name: v[:1] for f in fields(prediction) if (v := getattr(prediction, f.name)) is not None})
+    first = map_tensors(lambda value: value[:1], prediction)
     alone = only("scene_flow")(
         first,
         Labels(points=half[0], target_points=half[1]),
@@ -344,10 +339,8 @@ def test_a_loss_without_terms_says_so(case):
 
 def test_half_precision_is_computed_in_float32(case):
     prediction, labels, views = case
-    half = Prediction(
-        **{f.name: v.detach().bfloat16() for f in fields(prediction) if (v := getattr(prediction, f.name)) is not None}
-    )
-    same = Prediction(**{f.name: v.float() for f in fields(half) if (v := getattr(half, f.name)) is not None})
+    half = map_tensors(lambda value: value.detach().bfloat16(), prediction)
+    same = map_tensors(lambda value: value.float(), half)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = MotionLoss()(half, labels, views)
     torch.testing.assert_close(value.total, MotionLoss()(same, labels, views).total)

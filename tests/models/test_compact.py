@@ -41,8 +41,8 @@ def test_swapping_the_images_swaps_the_answers(model, sample):
     with torch.no_grad():
         a, b = model(views), model(swapped)
     assert torch.allclose(a.flow, b.flow.flip(1), atol=0.02)
-    # Without training, matching is all but a tie and flow has several explanations of like cost: rounding, which differs
-    # from processor to processor, moves flow by thousandths of a pixel and tips the balance of a few pixels.
+    # Without training, matching is all but a tie and flow has several explanations of like cost: rounding, which is not
+    # the same on all processors, moves flow by thousandths of a pixel and tips the balance of a few pixels.
     for name in ("points", "target_points", "pose_weight"):
         ratio = getattr(a, name) / getattr(b, name).flip(1)
         assert (ratio.log().abs().nan_to_num(1.0) < 1e-2).float().mean() > 0.99, name

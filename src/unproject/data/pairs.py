@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from unproject.data.augment import Augmentation, augment
 from unproject.data.base import Dataset, Framing, Sample
 from unproject.data.paths import handheld
 from unproject.data.rooms import sample_world
-from unproject.data.scene import map_tensors
+from unproject.data.scene import map_batch
 from unproject.data.synthetic import render
 from unproject.geometry.camera import intrinsics_from_focal
+from unproject.tensors import map_tensors
 from unproject.types import Labels, Views
 
 GROUP = 16
@@ -57,7 +57,7 @@ class SyntheticPairs(Dataset):
         ]
         views, labels = zip(*parts, strict=True)
         names = tuple(f"synthetic pair {number} of seed {self.seed}" for number in numbers)
-        return Sample(views=_joined(views), labels=_joined(labels), names=names)
+        return Sample(views=map_tensors(_joined, *views), labels=map_tensors(_joined, *labels), names=names)
 
     def _group(self, group: int, rows: list[int], framing: Framing) -> tuple[Views, Labels]:
         seed = _mixed(self.seed, group)
@@ -75,8 +75,8 @@ class SyntheticPairs(Dataset):
         focal = max(framing.height, framing.width) / 2 / half_angle.tan()
         intrinsics = intrinsics_from_focal(focal[:, None].expand(-1, 2), framing.width, framing.height)
         rendering = render(
-            map_tensors(world, lambda tensor: tensor[rows]),
-            map_tensors(path, lambda tensor: tensor[rows]),
+            map_batch(lambda tensor: tensor[rows], world),
+            map_batch(lambda tensor: tensor[rows], path),
             times[rows],
             intrinsics[rows],
             framing.height,
@@ -103,12 +103,5 @@ def _augmented(views: Views, how: Augmentation, seeds: list[int]) -> Views:
     return replace(views, images=torch.cat(images))
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """Batches of Views or Labels as one."""
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))
-    return type(parts[0])(
-        **{field.name: _joined([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}
-    )
+def _joined(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unproject.data.scene import Stage, map_tensors
+from unproject.data.scene import Stage, map_batch
 from unproject.geometry.rigid import from_rt, so3_exp
 
 MARGIN = 0.2
@@ -83,7 +83,7 @@ def handheld(stage: Stage, seed: int, *, duration_s: float) -> CameraPath:
         roll=(0.04 * slow + 0.004 * fast)[:, 0].repeat(batch, 1),
         rate=_rates(generator, batch, duration_s),
     )
-    return map_tensors(path, lambda tensor: tensor.to(stage.outer))
+    return map_batch(lambda tensor: tensor.to(stage.outer), path)
 
 
 def _rates(generator: torch.Generator, batch: int, duration_s: float) -> Tensor:

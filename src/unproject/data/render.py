@@ -22,7 +22,7 @@ from unproject.data.raycast import (
     seen_bounds,
     shadow_bounds,
 )
-from unproject.data.scene import FIRST_SOLID, SKY, World, map_tensors
+from unproject.data.scene import FIRST_SOLID, SKY, World, map_batch
 
 
 def trace(
@@ -42,7 +42,7 @@ def trace(
     depth = times.new_empty(len(flat), height, width)
     surface = torch.empty(len(flat), height, width, dtype=torch.int32, device=times.device)
     for views, rows in _tiles(len(flat), height, width, times.device):
-        some = map_tensors(placed, lambda tensor, views=views: tensor[views])
+        some = map_batch(lambda tensor, views=views: tensor[views], placed)
         rays = pixel_rays(some, flat[views], rows, width)
         depth[views, rows], surface[views, rows] = met = cast(world, some, rays, seen.windows(views, rows))
         radiance[views, :, rows] = _shade(

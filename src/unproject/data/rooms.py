@@ -21,7 +21,7 @@ from unproject.data.scene import (
     Stage,
     World,
     assemble,
-    map_tensors,
+    map_batch,
     pose,
     texture_number,
 )
@@ -149,7 +149,7 @@ def sample_planar_world(
     )
     world = assemble(
         room=everywhere,
-        bodies=replace(map_tensors(_draw_bodies(dice, plan), lambda tensor: tensor[:, :1]), parent=(0,)),
+        bodies=replace(map_batch(lambda tensor: tensor[:, :1], _draw_bodies(dice, plan)), parent=(0,)),
         parts=[_part("box", 1, dice.row(0.1, 60, 60), board, paint)],
         faces=_draw_walls(dice),
         sky=dice.paint("clouds"),

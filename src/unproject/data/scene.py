@@ -6,7 +6,7 @@ Metres and seconds; z points up, the floor of a room lies at z = 0. Body 0 is th
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unproject.data.texture import KINDS, TextureBank
 from unproject.geometry.rigid import from_rt, so3_exp
+from unproject.tensors import map_tensors
 
 Kind = Literal["box", "ellipsoid"]
 
@@ -22,23 +23,12 @@ SKY = 6
 """Surface number of the sky; 0..5 are the room's faces (-x, +x, -y, +y, floor, ceiling), solid s is FIRST_SOLID + s."""
 FIRST_SOLID = 7
 
-T = TypeVar("T")
+Batched = TypeVar("Batched")
 
 
-def map_tensors(batch: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass with `change` applied to every tensor in it, nested dataclasses included.
-
-    Textures have no batch axis and are shared: they stay as they are.
-    """
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
-    return dataclasses.replace(batch, **{name: _map_value(value, change) for name, value in fields.items()})  # type: ignore[type-var]
-
-
-def _map_value(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    nested = dataclasses.is_dataclass(value) and not isinstance(value, TextureBank)
-    return map_tensors(value, change) if nested else value
+def map_batch(change: Callable[[Tensor], Tensor], batch: Batched) -> Batched:
+    """`map_tensors` but for textures: they have no batch axis and are shared."""
+    return map_tensors(change, batch, keep=TextureBank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +166,11 @@ class World:
 
     def select(self, worlds: slice) -> "World":
         """Some worlds of the batch."""
-        return map_tensors(self, lambda tensor: tensor[worlds])
+        return map_batch(lambda tensor: tensor[worlds], self)
 
     def to(self, device: torch.device, dtype: torch.dtype, bank: TextureBank) -> "World":
         """The same world on another device and in another precision, with a bank that is there already."""
-        moved = map_tensors(
-            self, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-        )
+        moved = map_batch(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), self)
         return dataclasses.replace(moved, bank=bank)
 
     def surface_body(self) -> Int[Tensor, " M"]:

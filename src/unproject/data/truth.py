@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unproject.data.raycast import EVERYTHING, NEAREST, FreeRays, cast, place
 from unproject.data.render import pixels_at_a_time
-from unproject.data.scene import SKY, World, map_tensors
+from unproject.data.scene import SKY, World, map_batch
 from unproject.geometry.camera import pixel_grid, project, unproject
 from unproject.geometry.rigid import inverse, transform
 from unproject.types import Known, Labels, MovingTracks, Tracks, Views
@@ -61,7 +61,7 @@ class Rendering:
     def select(self, world: int) -> "Rendering":
         """The views of one world, with a batch axis of one."""
         part = slice(world, world + 1)
-        return map_tensors(self, lambda tensor: tensor[part])
+        return map_batch(lambda tensor: tensor[part], self)
 
     def views(self, pairs: Int[Tensor, "P 2"]) -> Views:
         """What a model is given."""
@@ -189,7 +189,7 @@ def _cast_at(rendering: Rendering, view: int, rays: Float[Tensor, "B 3 H W"]) ->
     met = []
     for first in range(0, world.batch, many):
         part = slice(first, first + many)
-        some = map_tensors(placed, lambda tensor, part=part: tensor[part])
+        some = map_batch(lambda tensor, part=part: tensor[part], placed)
         directions = FreeRays(place_from_cam=some.place_from_cam, rays=rays[part])
         met.append(cast(world, some, directions, [EVERYTHING] * len(world.solids.kind)))
     depth, surface = zip(*met, strict=True)

@@ -1,14 +1,17 @@
 """What every loss is: its own configuration, called with a prediction, labels and views, answering with named terms."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unproject.tensors import map_tensors
 from unproject.types import Known, Labels, Prediction, Views
+
+Value = TypeVar("Value", Prediction, Labels, Views)
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,9 @@ class Loss(ABC):
         """Every term of which the weight is not zero."""
 
 
-def _as(dtype: torch.dtype, value: Any) -> Any:
-    """The value with all floating-point tensors, however deep in dataclasses and tuples, of one type."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_as(dtype, item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _as(dtype, getattr(value, field.name)) for field in fields(value)})
-    return value
+def _as(dtype: torch.dtype, value: Value) -> Value:
+    """The value with all its floating-point tensors of one type."""
+    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value)
 
 
 def read(known: Known) -> Tensor:

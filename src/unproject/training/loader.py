@@ -4,17 +4,17 @@ import signal
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from unproject.data.base import Sample
 from unproject.errors import UnprojectError
+from unproject.tensors import map_tensors
 from unproject.training.recipe import Source
 from unproject.training.sampler import Draw
 
@@ -112,14 +112,4 @@ def _obey_the_next(number: int, frame: FrameType | None) -> None:
 
 def on_device(value: Value, device: torch.device) -> Value:
     """Every tensor inside dataclasses and tuples, on a device."""
-    return _moved(value, device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
-    return value
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
