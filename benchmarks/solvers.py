@@ -26,6 +26,8 @@ class Solved:
     peak_mib: float
     notes: tuple[str, ...]
     """What the solver said of itself."""
+    trial_s: float = 0.0
+    """Of the wall time, what the network's trial took."""
     result: Reconstruction | None = None
     """Dense maps, where the solver makes them; they are read from the folder that it worked in."""
 
@@ -35,15 +37,16 @@ class Solved:
         return int(self.world_from_cam.isfinite().all(-1).all(-1).sum())
 
 
-def ours(clip: Clip, work: Path) -> Solved:
-    """`reconstruct` with its defaults. Raises RunFailed."""
+def ours(clip: Clip, work: Path, network: str = "tried") -> Solved:
+    """`reconstruct` with its defaults, or with the compact network `never` or `always`. Raises RunFailed."""
     (work / "files.json").write_text(json.dumps([str(file) for file in clip.files]))
-    answer, peak_mib = _run("child_ours", work)
+    answer, peak_mib = _run("child_ours", work, network)
     result = Reconstruction.load(work / "out")
     largest = result.only(result.components[0]) if result.components else result
     return Solved(
         world_from_cam=largest.cameras.world_from_cam.double(),
         seconds=answer["seconds"],
+        trial_s=answer["trial_s"],
         stages_s=result.provenance["timings_s"],
         peak_mib=peak_mib,
         notes=tuple(result.provenance["notes"]),
