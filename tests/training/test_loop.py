@@ -104,6 +104,13 @@ def test_bfloat16_learns_too(tmp_path):
     assert result.losses == pytest.approx(exact.losses, rel=0.05) and result.losses != exact.losses
 
 
+def test_half_of_a_run_in_another_type_is_refused(tmp_path):
+    train(simple_recipe(4), tmp_path, workers=0, steps=2)
+    with pytest.raises(UsageError, match="was begun in float32: give --dtype float32"):
+        train(simple_recipe(4), tmp_path, workers=0, dtype="bfloat16", resume=True)
+    assert train(simple_recipe(4), tmp_path, workers=0, resume=True).state == "done"
+
+
 def test_a_time_limit_ends_after_a_step(tmp_path):
     result = train(simple_recipe(50), tmp_path, workers=0, time_limit_s=0.0)
     assert (result.state, result.reason, result.step) == ("stopped", "time limit", 0)

@@ -68,11 +68,12 @@ def dense_maps(clip: DenseClip, frames: Sequence[int] | None = None, workers: in
         yield from _Densifier(clip, wanted, pool).run(ahead=2 * workers)
 
 
-def views_for(clip: DenseClip, frame: int) -> tuple[View, list[View]]:
-    """A frame, and the others that its depth is measured with."""
+def views_for(clip: DenseClip, frames: Sequence[int]) -> Iterator[tuple[View, list[View]]]:
+    """Each of these frames, and the others that its depth is measured with."""
     with one_frame_each(1) as pool:
-        densifier = _Densifier(clip, [frame], pool)
-        return densifier.view(frame), densifier.others(frame)
+        densifier = _Densifier(clip, frames, pool)
+        for frame in frames:
+            yield densifier.view(frame), densifier.others(frame)
 
 
 class _Densifier:

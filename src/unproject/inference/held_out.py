@@ -48,22 +48,27 @@ class Trial:
 def try_guess(clip: DenseClip, guess: Guess, frames: Sequence[int]) -> Trial:
     """Depth carried on over covered places, smoothly and by the guess, on some of these frames."""
     chosen = [frames[place] for place in np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))]
-    errors = [error for frame in chosen for error in _errors(clip, guess, frame)]
+    views = zip(chosen, views_for(clip, chosen), strict=True)
+    errors = [
+        error
+        for frame, (view, others) in views
+        for error in _errors(view, others, clip.sparse[frame], guess, ordered=clip.ordered)
+    ]
     if not errors:
         return Trial(0.0, 0.0, 0)
     without, with_guess = np.concatenate(errors, axis=1).clip(max=WORST).mean(1)
     return Trial(float(without), float(with_guess), sum(error.shape[1] for error in errors))
 
 
-def _errors(clip: DenseClip, guess: Guess, frame: int) -> Iterator[Float32[np.ndarray, "2 M"]]:
+def _errors(
+    view: View, others: list[View], sparse: SparseDepth, guess: Guess, *, ordered: bool
+) -> Iterator[Float32[np.ndarray, "2 M"]]:
     """Of the points of one frame, without and with the guess; nothing where the frame cannot be measured."""
-    view, others = views_for(clip, frame)
-    sparse = clip.sparse[frame]
     if not others or len(sparse.depth) < 2 * EVERY:
         return
     held = np.arange(len(sparse.depth)) % EVERY == 0
     prior = sparse_prior(view, SparseDepth(uv=sparse.uv[~held], depth=sparse.depth[~held]))
-    fused = fuse([sight(view, other, prior, thorough=not clip.ordered) for other in others])
+    fused = fuse([sight(view, other, prior, thorough=not ordered) for other in others])
     pixels = _pixels(view, sparse.uv[held])
     known = is_known(fused, len(others)) & ~_covered(view, pixels)
     if not known.any():

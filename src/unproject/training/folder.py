@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import re
 import sys
 import time
@@ -60,9 +61,15 @@ class RunFolder:
         disk.write_json(self.path / RECIPE, describe(recipe))
 
     def open_session(self, facts: Mapping[str, Any]) -> None:
-        """Note who runs what from now on, beside those before."""
+        """Note who runs what from now on, beside those before.
+
+        UsageError where those before computed in another type: half of a run in each is like neither.
+        """
         if self.resumed and (self.path / RUN).is_file():
             self._sessions = disk.read_json(self.path / RUN)["sessions"]
+            before = self._sessions[-1]["dtype"]
+            if before != facts["dtype"]:
+                raise UsageError(f"{self.path} was begun in {before}: give --dtype {before}, or another output folder")
         versions = {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}}
         session = {"begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "argv": sys.argv, "versions": versions}
         self._sessions.append({**session, **facts})
@@ -109,7 +116,7 @@ def describe(value: Any) -> Any:
         return {"partial": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
     if value is None or isinstance(value, str | bool | int | float | Path):
         return str(value) if isinstance(value, Path) else value
-    return _name(value) if hasattr(value, "__qualname__") else repr(value)
+    return _name(value) if inspect.isclass(value) or inspect.isroutine(value) else repr(value)
 
 
 def _name(thing: Any) -> str:
