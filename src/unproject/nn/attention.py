@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,9 +19,13 @@ class Turns:
     sin: Float[Tensor, "*batch L 2 K"]
 
     @staticmethod
-    def of(positions: Int[Tensor, "*batch L 2"], head_dim: int) -> "Turns":
-        """For heads of the given width. A batch axis of positions needs a second axis of size 1 for the heads."""
+    def of(positions: Int[Tensor, "*batch L 2"], head_dim: int, rounding: torch.dtype | None = None) -> "Turns":
+        """For heads of the given width. A batch axis of positions needs a second axis of size 1 for the heads.
+
+        ``rounding`` is the type that angles are rounded to, as code does that some weights were trained with.
+        """
         angle = rope.angles(positions, head_dim)
+        angle = angle if rounding is None else angle.to(rounding)
         return Turns(cos=angle.cos(), sin=angle.sin())
 
     def turn(self, heads: Float[Tensor, "B heads L D"]) -> Float[Tensor, "B heads L D"]:
@@ -29,19 +34,27 @@ class Turns:
 
 
 class SelfAttention(nn.Module):
-    """Every token looks at every token of its image."""
+    """Every token looks at every token of its image.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    ``qk_norm`` normalises each head of queries and keys before they are turned.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns) -> Float[Tensor, "B L D"]:
-        """What each token gathered."""
+    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns | None) -> Float[Tensor, "B L D"]:
+        """What each token gathered. Without turns, attention does not know where tokens lie."""
         q, k, v = rearrange(self.qkv(tokens), "b l (three h d) -> three b h l d", three=3, h=self.heads)
-        gathered = scaled_dot_product_attention(turns.turn(q), turns.turn(k), v)
-        return self.proj(rearrange(gathered, "b h l d -> b l (h d)"))
+        # Autocast normalises in float32; what attention compares must have the type of what it gathers.
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if turns is not None:
+            q, k = turns.turn(q), turns.turn(k)
+        return self.proj(rearrange(scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)"))
 
 
 class CrossAttention(nn.Module):

@@ -1,5 +1,6 @@
 """Pre-norm transformer blocks, and how their weights start."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -23,20 +24,34 @@ class Mlp(nn.Module):
         return self.fc2(gelu(self.fc1(tokens)))
 
 
-class EncoderBlock(nn.Module):
-    """Self-attention, then an MLP."""
+class LayerScale(nn.Module):
+    """A factor per channel on what a branch adds (CaiT, arXiv 2103.17239)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The same, scaled."""
+        return tokens * self.gamma
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, then an MLP; each branch scaled where ``layer_scale`` says what its scale starts from."""
+
+    def __init__(self, dim: int, heads: int, *, layer_scale: float | None = None, qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = SelfAttention(dim, heads)
+        self.attn = SelfAttention(dim, heads, qk_norm=qk_norm)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns) -> Float[Tensor, "B L D"]:
+    def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns | None = None) -> Float[Tensor, "B L D"]:
         """The next layer's tokens."""
-        tokens = tokens + self.attn(self.norm1(tokens), turns)
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens), turns))
+        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
 
 class DecoderBlock(nn.Module):

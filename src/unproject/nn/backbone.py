@@ -1,0 +1,128 @@
+"""The multi-view trunk of VGGT and π³ (arXiv 2503.11651, 2507.13347): attention within a view and over all, in turns.
+
+Views are a set: nothing tells the first from the others, so reordering them reorders what comes out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unproject.nn.attention import Turns
+from unproject.nn.rope import grid_positions
+from unproject.nn.transformer import EncoderBlock
+
+LAYER_SCALE = 0.01
+"""What the trunk's blocks start to add."""
+RopePrecision = Literal["float32", "reference"]
+
+
+def token_positions(rows: int, columns: int, registers: int, device: torch.device | None = None) -> Int[Tensor, "L 2"]:
+    """(y, x) of a view's tokens: registers at (0, 0), the patches from (1, 1) on."""
+    nowhere = torch.zeros(registers, 2, dtype=torch.long, device=device)
+    return torch.cat([nowhere, grid_positions(rows, columns, device) + 1])
+
+
+class AlternatingBlocks(nn.ModuleList):
+    """Even blocks look within each view, odd ones over the tokens of all views of an item."""
+
+    def __init__(self, dim: int, heads: int, depth: int) -> None:
+        if depth % 2:
+            raise ValueError(f"{depth} blocks cannot alternate; give an even number")
+        super().__init__(EncoderBlock(dim, heads, layer_scale=LAYER_SCALE, qk_norm=True) for _ in range(depth))
+        self.head_dim = dim // heads
+
+    def forward(
+        self, tokens: Float[Tensor, "B N L D"], positions: Int[Tensor, "L 2"], precision: RopePrecision
+    ) -> tuple[Float[Tensor, "B N L D"], Float[Tensor, "B N L D"]]:
+        """What the last block within views left, and the last one over all views."""
+        batch, views = tokens.shape[:2]
+        rounding = _rounding(tokens.device) if precision == "reference" else None
+        within = Turns.of(positions, self.head_dim, rounding)
+        over = Turns.of(positions.repeat(views, 1), self.head_dim, rounding)
+        last = tokens
+        for number, block in enumerate(self):
+            if number % 2 == 0:
+                last = rearrange(block(tokens.flatten(0, 1), within), "(b n) l d -> b n l d", b=batch)
+                tokens = last
+            else:
+                tokens = rearrange(block(tokens.flatten(1, 2), over), "b (n l) d -> b n l d", n=views)
+        return last, tokens
+
+
+def _rounding(device: torch.device) -> torch.dtype | None:
+    """The type that published numbers were made in: released code rounds angles to that of the tokens."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+@dataclass(frozen=True)
+class TrunkState:
+    """What the trunk left of each view: within it, and over all views."""
+
+    within: Float[Tensor, "F L D"]
+    over: Float[Tensor, "F L D"]
+
+    def __getitem__(self, views: Tensor) -> "TrunkState":
+        return TrunkState(self.within[views], self.over[views])
+
+
+class TaskDecoder(nn.Module):
+    """Blocks within views that turn the trunk's two states into what one head reads."""
+
+    def __init__(self, dim: int, heads: int, depth: int, out: int) -> None:
+        super().__init__()
+        self.head_dim = dim // heads
+        self.projects = nn.Linear(2 * dim, dim)
+        self.blocks = nn.ModuleList(EncoderBlock(dim, heads) for _ in range(depth))
+        self.linear_out = nn.Linear(dim, out)
+
+    def forward(
+        self, state: TrunkState, positions: Int[Tensor, "L 2"], registers: int, latents: int = 0
+    ) -> tuple[Float[Tensor, "F K O"], list[Float[Tensor, "F K D"]]]:
+        """Of the patches: what the head reads, in float32, and the last so many blocks' outputs."""
+        tokens = self.projects(torch.cat([state.within, state.over], dim=-1))
+        turns = Turns.of(positions, self.head_dim)
+        kept = []
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens, turns)
+            if number >= len(self.blocks) - latents:
+                kept.append(tokens[:, registers:].float())
+        return self.linear_out(tokens)[:, registers:].float(), kept
+
+
+class CameraHead(nn.Module):
+    """Pose of each view from the mean over its patches (π³, section 3.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.res_conv = nn.ModuleList(_ResidualMlp(dim) for _ in range(2))
+        self.more_mlps = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.fc_t = nn.Linear(dim, 3)
+        self.fc_rot = nn.Linear(dim, 9)
+
+    def forward(self, features: Float[Tensor, "F K D"]) -> tuple[Float[Tensor, "F 3 3"], Float[Tensor, "F 3"]]:
+        """Nine numbers that are near a rotation, and a translation; both of world_from_cam."""
+        for unit in self.res_conv:
+            features = unit(features)
+        pooled = self.more_mlps(features.mean(1))
+        return self.fc_rot(pooled).unflatten(-1, (3, 3)), self.fc_t(pooled)
+
+
+class _ResidualMlp(nn.Module):
+    """Three linear maps beside the identity, each with a ReLU after it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.res_conv1 = nn.Linear(dim, dim)
+        self.res_conv2 = nn.Linear(dim, dim)
+        self.res_conv3 = nn.Linear(dim, dim)
+
+    def forward(self, features: Float[Tensor, "F K D"]) -> Float[Tensor, "F K D"]:
+        """Features of the same size."""
+        added = features
+        for layer in (self.res_conv1, self.res_conv2, self.res_conv3):
+            added = layer(added).relu()
+        return features + added
