@@ -56,7 +56,7 @@ def geometry(steps: int = 800, data: Dataset | None = None) -> Recipe:
     )
 
 
-def larger(steps: int = 1600, data: Dataset | None = None) -> Recipe:
+def larger(steps: int = 700, data: Dataset | None = None) -> Recipe:
     """Stage three, from the weights of stage two: the same on images as large as those it is used on, more calmly."""
     parent = geometry(steps, data or SyntheticPairs(seed=LARGER_SEED))
     return replace(
