@@ -3,19 +3,24 @@
 Weights are random, no figure depends on them. `rates` prints pairs/s (both images encoded, both heads) and frames/s of
 an anchored sequence, the arithmetic that torch counts in a pair, and what share of the machine's own rate of matrix
 products, measured in the same run, that comes to. `sequence` times an anchored sequence against the same network run
-pair by pair; aim: 1.6 times less. `memory` is the peak against the number of frames; aim: flat. On two cores:
+pair by pair; aim: 1.6 times less. `memory` is the peak against the number of frames; aim: flat. `training` are steps of
+the training loop on rendered pairs; aim: under 5 % of the time spent waiting for data. On two cores:
 
     python -m benchmarks.networks rates
     python -m benchmarks.networks sequence --networks base --images 224x224 --frames 64
     python -m benchmarks.networks memory --networks base --images 224x224 --lengths 16 64 256
+    python -m benchmarks.networks training --networks base compact --images 224x224
 """
 
 import argparse
+import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +30,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import measured
 from benchmarks.run import machine
+from unproject.data.pairs import SyntheticPairs
 from unproject.inference.anchored import Sequencing, anchored
 from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
+from unproject.recipes import compact
+from unproject.recipes.smoke import smoke
+from unproject.training.folder import LOG
+from unproject.training.loop import train
+from unproject.training.recipe import Recipe
 from unproject.types import Views
 
 SMALL = ("tiny", "base", "large")
@@ -35,6 +46,8 @@ NAMES = (*SMALL, *(name for name in ("compact",) if name in CONFIGS))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATRIX = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices by whose product a machine is judged."""
+STEPS = 6
+"""Of training."""
 BOTH_WAYS = torch.tensor([[0, 1], [1, 0]])
 
 
@@ -203,13 +216,43 @@ def stream(case: Case, length: int) -> None:
         pass
 
 
+def training(options: argparse.Namespace) -> Iterator[str]:
+    """One row per case: steps of this batch through the loop; the first fills the loader and does not count."""
+    yield head("pairs/s", "waiting for data")
+    for case in cases(options):
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            train(learning(case), folder, device=case.device, dtype=case.dtype, steps=STEPS, log_every=1)
+            lines = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()][1:]
+        times = [(case.batch / line["time"]["clips_per_s"], line["time"]["waiting_share"]) for line in lines]
+        whole = sum(seconds for seconds, _ in times)
+        yield case.row(
+            f"{case.batch * len(times) / whole:.3g}",
+            f"{sum(seconds * share for seconds, share in times) / whole:.1%}",
+        )
+
+
+def learning(case: Case) -> Recipe:
+    """The case's network on rendered pairs, with the losses that it is trained by."""
+    two_view = case.name in SMALL
+    parent = smoke(STEPS) if two_view else compact.geometry(STEPS)
+    source = replace(parent.sources[0], dataset=SyntheticPairs())
+    return replace(
+        parent,
+        model=made(case.name, "cpu").config,
+        sources=(source,),
+        clip=replace(parent.clip, sizes=(size_of(case.image),)),
+        schedule=replace(parent.schedule, batch=case.batch),
+        validation=None,
+    )
+
+
 def streamed(options: argparse.Namespace) -> Iterator[str]:
     """What `memory` measures from outside; prints nothing."""
     stream(next(cases(options)), options.frames)
     yield from ()
 
 
-TABLES = {"rates": rates, "sequence": sequences, "memory": memory, "stream": streamed}
+TABLES = {"rates": rates, "sequence": sequences, "memory": memory, "training": training, "stream": streamed}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The compact network's two stages: what each learns from, and that the second begins where the first ended."""
+"""The compact network's stages: what each learns from, and that the second begins where the first ended."""
 
 from dataclasses import replace
 
@@ -37,9 +37,10 @@ def test_the_second_stage_begins_with_the_matcher_of_the_first(tmp_path):
 
 
 def test_no_world_is_seen_twice_and_none_that_is_measured():
-    matching, geometry = named("compact-matching"), named("compact")
-    seeds = [r.sources[0].dataset.seed for r in (matching, geometry)] + [matching.validation.dataset.seed]
-    assert len(set(seeds)) == 3 and geometry.validation == matching.validation
+    matching, geometry, larger = (named(name) for name in ("compact-matching", "compact", "compact-larger"))
+    seeds = [r.sources[0].dataset.seed for r in (matching, geometry, larger)] + [matching.validation.dataset.seed]
+    assert len(set(seeds)) == 4 and larger.validation == geometry.validation == matching.validation
+    assert larger.model == geometry.model and larger.schedule.clip_parts
     assert geometry.schedule.clip_parts and not matching.schedule.clip_parts
     assert matching.model == replace(geometry.model, blocks=0)
 

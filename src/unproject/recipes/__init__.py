@@ -11,6 +11,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "compact-matching": compact.matching,
     "compact": compact.geometry,
+    "compact-larger": compact.larger,
 }
 """Recipes that run with nothing but the package, as the command line calls them."""
 

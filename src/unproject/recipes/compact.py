@@ -1,4 +1,4 @@
-"""The compact network in two stages, on worlds of our own: first to match, then to see depth and motion."""
+"""The compact network in three stages, on worlds of our own: to match, to see depth and motion, and both in larger."""
 
 from dataclasses import replace
 
@@ -11,8 +11,9 @@ from unproject.models import compact as network
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
 
 SIZES = ((96, 128), (128, 96), (112, 112), (80, 144))
-MATCHING_SEED, HELD_OUT_SEED, GEOMETRY_SEED = 0, 1, 2
-"""Of worlds: what is measured was never trained on, and the second stage sees nothing twice."""
+LARGER_SIZES = ((120, 160), (160, 120), (136, 136), (96, 168))
+MATCHING_SEED, HELD_OUT_SEED, GEOMETRY_SEED, LARGER_SEED = 0, 1, 2, 3
+"""Of worlds: what is measured was never trained on, and later stages see nothing twice."""
 
 
 def matching(steps: int = 1000, data: Dataset | None = None) -> Recipe:
@@ -52,6 +53,17 @@ def geometry(steps: int = 800, data: Dataset | None = None) -> Recipe:
         model=network.config(),
         sources=(source,),
         schedule=replace(parent.schedule, learning_rate=1.5e-3, last_learning_rate=1.5e-5, clip_parts=True),
+    )
+
+
+def larger(steps: int = 700, data: Dataset | None = None) -> Recipe:
+    """Stage three, from the weights of stage two: the same on images as large as those it is used on, more calmly."""
+    parent = geometry(steps, data or SyntheticPairs(seed=LARGER_SEED))
+    return replace(
+        parent,
+        name="compact-larger",
+        clip=replace(parent.clip, sizes=LARGER_SIZES),
+        schedule=replace(parent.schedule, learning_rate=8e-4, last_learning_rate=8e-6),
     )
 
 
