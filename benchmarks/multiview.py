@@ -1,0 +1,172 @@
+"""Speed and memory of the multi-view network against a plain reading of its paper: `python -m benchmarks.multiview`.
+
+Plain is the same network with attention written out (softmax of all scores), and everything of all views at once. Both
+run on the same images with the same random weights, each in a process of its own; no figure depends on the weights.
+Where the plain one would need more than ``--limit-gib``, it is left out, and the need of its scores alone is printed.
+The last column is the trunk's arithmetic per second over what the machine reaches in matrix products, measured beside it.
+
+    python -m benchmarks.multiview --sizes large --views 2 8 --images 224x224
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import measured
+from benchmarks.networks import DTYPES, matmul_rate, size_of
+from benchmarks.run import machine
+from unproject.models.base import trunk_in
+from unproject.models.flow3r import SIZES, Flow3r, Grid, config
+from unproject.nn import attention
+
+COLUMNS = (
+    "network",
+    "image",
+    "type",
+    "views",
+    "ours [s]",
+    "plain [s]",
+    "ours [MiB]",
+    "plain [MiB]",
+    "share in the trunk",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    size: str
+    image: str
+    dtype: str
+    views: int
+    device: str
+    plain: bool = False
+
+    @property
+    def scores_gib(self) -> float:
+        """Of attention over all views, written out: scores and their softmax."""
+        shape = SIZES[self.size]
+        height, width = size_of(self.image)
+        tokens = self.views * (shape.registers + height * width // shape.encoder.patch**2)
+        return 2 * shape.encoder.heads * tokens**2 * DTYPES[self.dtype].itemsize / 2**30
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as the formula stands."""
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+
+def made(case: Case) -> tuple[Flow3r, Tensor]:
+    """The network without flow, and noise to look at."""
+    model = Flow3r(config(case.size, flow=False)).to(case.device).eval()
+    if case.plain:
+        model.views_at_once = case.views
+    return model, torch.rand(1, case.views, 3, *size_of(case.image), device=case.device)
+
+
+def run_one(case: Case) -> dict[str, float]:
+    """Seconds of a run, after one on a single view, and of its trunk."""
+    model, images = made(case)
+    none = torch.zeros(1, 0, 2, dtype=torch.long, device=case.device)
+    attend = written_out if case.plain else attention.scaled_dot_product_attention
+    trunk, trunk_s = model.trunk, []
+
+    def clocked(*given: Any) -> Any:
+        began = now(case.device)
+        state = trunk(*given)
+        trunk_s.append(now(case.device) - began)
+        return state
+
+    with (
+        torch.no_grad(),
+        trunk_in(DTYPES[case.dtype], images.device),
+        patch.object(attention, "scaled_dot_product_attention", attend),
+        patch.object(model, "trunk", clocked),
+    ):
+        model.raw(images[:, :1], none)
+        began = now(case.device)
+        model.raw(images, none)
+        seconds = now(case.device) - began
+    peak = torch.cuda.max_memory_allocated() / 2**20 if case.device == "cuda" else 0.0
+    return {"seconds": seconds, "trunk_s": trunk_s[-1], "cuda_mib": peak}
+
+
+def now(device: str) -> float:
+    """The clock, once all work so far is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def arithmetic(case: Case) -> float:
+    """Of the trunk; counted on the meta device, where it costs nothing."""
+    with torch.device("meta"):
+        model, images = Flow3r(config(case.size, flow=False)).eval(), torch.rand(1, case.views, 3, *size_of(case.image))
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            model.trunk(images, Grid.of(images, model.config.shape))
+    return counter.get_total_flops()
+
+
+def outcome(case: Case) -> dict[str, float]:
+    """What `run_one` says in a process of its own, and that one's peak."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        place = Path(folder) / "case.json"
+        place.write_text(json.dumps(asdict(case)))
+        peak = measured([sys.executable, "-m", "benchmarks.multiview", "--one", str(place)])
+        said = json.loads(place.read_text())
+    return {**said, "mib": said["cuda_mib"] or peak}
+
+
+def rows(options: argparse.Namespace) -> Iterator[str]:
+    """The table."""
+    yield "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS)
+    for size, image, dtype, views in product(options.sizes, options.images, options.dtypes, options.views):
+        case = Case(size, image, dtype, views, options.device)
+        ours = outcome(case)
+        plain = "-", f"scores alone {case.scores_gib * 1024:.0f}"
+        if case.scores_gib < options.limit_gib:
+            told = outcome(replace(case, plain=True))
+            plain = f"{told['seconds']:.2f}", f"{told['mib']:.0f}"
+        share = arithmetic(case) / ours["trunk_s"] / matmul_rate(options.device, DTYPES[dtype], 2.0)
+        figures = f"{ours['seconds']:.2f}", plain[0], f"{ours['mib']:.0f}", plain[1], f"{share:.0%}"
+        yield "| " + " | ".join((size, image, dtype, str(views), *figures)) + " |"
+
+
+def main() -> None:
+    """Print the table, or run what a file describes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["large"])
+    parser.add_argument("--images", nargs="+", default=["224x224", "518x392"], metavar="WxH")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--views", nargs="+", type=int, default=[2, 8, 32])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--limit-gib", type=float, default=12.0)
+    parser.add_argument("--one", type=Path, help="a case; its answer takes the file's place")
+    options = parser.parse_args()
+    if options.one:
+        options.one.write_text(json.dumps(run_one(Case(**json.loads(options.one.read_text())))))
+        return
+    where = torch.cuda.get_device_name() if options.device == "cuda" else machine()
+    print(f"{where}; {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for line in rows(options):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
