@@ -3,7 +3,7 @@
 Plain is the same network with attention written out (softmax of all scores), and everything of all views at once. Both
 run on the same images with the same random weights, each in a process of its own; no figure depends on the weights.
 Where the plain one would need more than ``--limit-gib``, it is left out, and the need of its scores alone is printed.
-The last column is the trunk's arithmetic per second over what the machine reaches in matrix products, measured beside it.
+The last column is the trunk's arithmetic per second over what the machine reaches in matrix products beside it.
 
     python -m benchmarks.multiview --sizes large --views 2 8 --images 224x224
 """
