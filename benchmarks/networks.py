@@ -32,6 +32,7 @@ from benchmarks.measure import measured
 from benchmarks.run import machine
 from unproject.data.pairs import SyntheticPairs
 from unproject.inference.anchored import Sequencing, anchored
+from unproject.models import compact as compact_network
 from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
 from unproject.recipes import compact
@@ -42,7 +43,7 @@ from unproject.training.recipe import Recipe
 from unproject.types import Views
 
 SMALL = ("tiny", "base", "large")
-NAMES = (*SMALL, *(name for name in ("compact",) if name in CONFIGS))
+NAMES = (*SMALL, "compact")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATRIX = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices by whose product a machine is judged."""
@@ -238,7 +239,7 @@ def learning(case: Case) -> Recipe:
     source = replace(parent.sources[0], dataset=SyntheticPairs())
     return replace(
         parent,
-        model=made(case.name, "cpu").config,
+        model=CONFIGS["flow4r"](case.name) if two_view else compact_network.config(),
         sources=(source,),
         clip=replace(parent.clip, sizes=(size_of(case.image),)),
         schedule=replace(parent.schedule, batch=case.batch),
