@@ -4,7 +4,8 @@ Weights are random, no figure depends on them. `rates` prints pairs/s (both imag
 an anchored sequence, the arithmetic that torch counts in a pair, and what share of the machine's own rate of matrix
 products, measured in the same run, that comes to. `sequence` times an anchored sequence against the same network run
 pair by pair; aim: 1.6 times less. `memory` is the peak against the number of frames; aim: flat. `training` are steps of
-the training loop on rendered pairs; aim: under 5 % of the time spent waiting for data. On two cores:
+the training loop on rendered pairs; aim: under 5 % of the time spent waiting for data. `peaks` is what the machine
+reaches in products and in convolutions. On two cores:
 
     python -m benchmarks.networks rates
     python -m benchmarks.networks sequence --networks base --images 224x224 --frames 64
@@ -25,13 +26,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import linear
+from torch.nn.functional import conv2d, linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import measured
 from benchmarks.run import machine
 from unproject.data.pairs import SyntheticPairs
 from unproject.inference.anchored import Sequencing, anchored
+from unproject.models import compact as compact_network
 from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
 from unproject.recipes import compact
@@ -42,7 +44,7 @@ from unproject.training.recipe import Recipe
 from unproject.types import Views
 
 SMALL = ("tiny", "base", "large")
-NAMES = (*SMALL, *(name for name in ("compact",) if name in CONFIGS))
+NAMES = (*SMALL, "compact")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATRIX = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices by whose product a machine is judged."""
@@ -80,6 +82,14 @@ def matmul_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     linear(a, b)
     return 2 * side**3 / clock(lambda: linear(a, b), device, seconds)
+
+
+def convolution_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
+    """Arithmetic per second of a 3x3 convolution of 256 channels, which torch may take from another library."""
+    maps = torch.randn(4, 256, 56, 56, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    conv2d(maps, kernel, padding=1)
+    return 2 * maps.numel() * 256 * 9 / clock(lambda: conv2d(maps, kernel, padding=1), device, seconds)
 
 
 def whole_pairs(model: Reconstructor, images: Tensor, batch: int, dtype: torch.dtype) -> None:
@@ -173,6 +183,14 @@ def rates(options: argparse.Namespace) -> Iterator[str]:
         )
 
 
+def peaks(options: argparse.Namespace) -> Iterator[str]:
+    """What the machine itself reaches, in two ways."""
+    yield "| type | linear TFLOP/s | convolution TFLOP/s |\n| --- | --- | --- |"
+    for name in options.dtypes:
+        found = [rate(options.device, DTYPES[name], options.seconds) for rate in (matmul_rate, convolution_rate)]
+        yield f"| {name} | {found[0] / 1e12:.3g} | {found[1] / 1e12:.3g} |"
+
+
 def sequences(options: argparse.Namespace) -> Iterator[str]:
     """One row per case."""
     yield head("frames", "pair by pair [s]", "anchored [s]", "times less", "anchor's head only [s]", "times less")
@@ -238,7 +256,7 @@ def learning(case: Case) -> Recipe:
     source = replace(parent.sources[0], dataset=SyntheticPairs())
     return replace(
         parent,
-        model=made(case.name, "cpu").config,
+        model=CONFIGS["flow4r"](case.name) if two_view else compact_network.config(),
         sources=(source,),
         clip=replace(parent.clip, sizes=(size_of(case.image),)),
         schedule=replace(parent.schedule, batch=case.batch),
@@ -252,7 +270,14 @@ def streamed(options: argparse.Namespace) -> Iterator[str]:
     yield from ()
 
 
-TABLES = {"rates": rates, "sequence": sequences, "memory": memory, "training": training, "stream": streamed}
+TABLES = {
+    "rates": rates,
+    "peaks": peaks,
+    "sequence": sequences,
+    "memory": memory,
+    "training": training,
+    "stream": streamed,
+}
 
 
 def main() -> None:

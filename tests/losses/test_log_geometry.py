@@ -99,3 +99,12 @@ def test_unknown_pixels_are_never_read(sample):
 def test_a_missing_label_is_named(sample):
     with pytest.raises(ValueError, match=r"Labels\.world_from_cam"):
         LogGeometryLoss()(truth(sample), replace(sample.labels, world_from_cam=None), sample.views)
+
+
+def test_a_term_without_weight_needs_no_label(sample):
+    alone = LogGeometryLoss(ratio=0, ray=0, pose=0, still=0)
+    only_depth = replace(sample.labels, world_from_cam=None, intrinsics=None, target_points=None)
+    (term,) = alone(truth(sample), only_depth, sample.views).terms
+    assert term.name == "depth" and term.value == alone(truth(sample), sample.labels, sample.views).terms[0].value
+    with pytest.raises(ValueError, match="every weight is 0"):
+        LogGeometryLoss(depth=0, ratio=0, ray=0, pose=0, still=0)(truth(sample), sample.labels, sample.views)

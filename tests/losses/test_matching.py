@@ -35,10 +35,10 @@ def true_matching(sample, off_px: float = 0.0) -> Matching:
     return Matching(log_match=share.clamp(min=1e-6).log(), flows=flows, logits=logits)
 
 
-def values(sample, matching, labels=None):
+def values(sample, matching, labels=None, loss=None):
     points = sample.labels.points.value
     prediction = Prediction(points=points, confidence=torch.ones_like(points[..., 0]), matching=matching)
-    found = MatchingLoss()(prediction, labels or sample.labels, sample.views)
+    found = (loss or MatchingLoss())(prediction, labels or sample.labels, sample.views)
     return {term.name: term.value.item() for term in found.terms}
 
 
@@ -71,3 +71,11 @@ def test_without_labels_or_matching_the_field_is_named(sample):
         values(sample, true_matching(sample), Labels())
     with pytest.raises(ValueError, match=r"Prediction\.matching"):
         values(sample, None)
+
+
+def test_a_term_without_weight_is_left_out(sample):
+    found = true_matching(sample, off_px=1.0)
+    alone = values(sample, found, loss=MatchingLoss(match=0, certainty=0))
+    assert alone == {"flow": values(sample, found)["flow"]}
+    with pytest.raises(ValueError, match="every weight is 0"):
+        values(sample, found, loss=MatchingLoss(match=0, flow=0, certainty=0))

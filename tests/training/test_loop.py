@@ -170,11 +170,30 @@ def test_a_recipe_that_cannot_run_fails_before_anything_is_written(tmp_path, cha
         {"overwrite": True, "resume": True},
         {"log_every": 0},
         {"save_every": 0},
+        {"steps": -1},
+        {"time_limit_s": -5.0},
     ],
 )
 def test_choices_that_cannot_be_honoured(tmp_path, choice):
     with pytest.raises(UsageError):
-        train(simple_recipe(), tmp_path, workers=0, **choice)
+        train(simple_recipe(), tmp_path / "run", workers=0, **choice)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_starts_nothing_is_refused(tmp_path, seed):
+    with pytest.raises(UsageError, match=f"a seed of {seed}"):
+        train(replace(simple_recipe(), seed=seed), tmp_path / "run", workers=0)
+
+
+def test_the_licence_of_the_start_goes_with_what_comes_of_it(tmp_path):
+    parent = from_seed(0)
+    parent.licence = "for tests only"
+    checkpoints.save(parent, tmp_path / "start.safetensors")
+    train(simple_recipe(3), tmp_path / "run", start=tmp_path / "start.safetensors", workers=0, steps=1)
+    result = train(simple_recipe(3), tmp_path / "run", workers=0, resume=True)
+    assert checkpoints.load(result.weights).licence == "for tests only"
+    assert checkpoints.load(train(simple_recipe(1), tmp_path / "own", workers=0).weights).licence is None
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_files_of_others_stay(tmp_path):

@@ -25,7 +25,7 @@ PARTNERS = 2
 
 @dataclass(frozen=True)
 class LearnedGuess:
-    """Called by several threads at once; UsageError where the network is not on the processor."""
+    """Of a network on the processor; called by several threads at once."""
 
     model: Compact
 

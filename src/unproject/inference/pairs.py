@@ -40,7 +40,7 @@ class Pairs(Protocol):
 
 
 class SplitPairs:
-    """A network that offers the split; the anchor's tokens stand for all pairs of a batch without a copy."""
+    """A network that offers the split: each image is encoded once, however many pairs it is in."""
 
     def __init__(self, network: TwoViewNetwork, precision: torch.dtype | None) -> None:
         self.network, self.precision = network, precision

@@ -152,6 +152,8 @@ def reconstruct(
     """
     if output is None and (overwrite or resume):
         raise UsageError("overwrite and resume need an output folder")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"a seed of {seed} starts no random numbers; give one from 0 to {2**32 - 1}")
     _check_wishes(model is not None, refine=refine, long_side=long_side, cameras=cameras, reference=reference_mask)
     place, precision = device_of(device), precision_of(dtype, device)
     selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}

@@ -5,6 +5,7 @@ depth alike, which a network that has explained most of a scene already needs.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from unproject.losses import targets
 from unproject.losses.base import Loss, Term, mean_per_image
 from unproject.losses.confidence import confident_mean
 from unproject.losses.motion import pose_miss
-from unproject.types import Labels, Prediction, Views, require
+from unproject.types import Known, Labels, Prediction, Views, require
 
 NEAREST = 1e-3
 """Depth below which a point counts as behind the camera."""
@@ -27,8 +28,8 @@ NEAREST = 1e-3
 class LogGeometryLoss(Loss):
     """Depth, how it changes between the views, where points land, and what may be trusted for pose.
 
-    Reads ``Labels.points``, ``target_points``, ``world_from_cam`` and ``intrinsics``. Scale is free: the median of the
-    logarithms of both views of a pair is taken out.
+    Reads of ``Labels`` what its terms need: ``points``, ``target_points``, ``world_from_cam``, ``intrinsics``. Scale is
+    free: the median of the logarithms of both views of a pair is taken out.
     """
 
     depth: float = 1.0
@@ -47,80 +48,92 @@ class LogGeometryLoss(Loss):
     right: float = 0.05
 
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
-        """Under the names of their weights."""
-        pairs = _Pairs.of(prediction, labels, views)
-        miss = pairs.log_depth_miss()
-        ray = pairs.ray_miss(labels, views)
-        terms = (
-            Term("depth", confident_mean(miss, pairs.confidence, pairs.known, self.sureness), self.depth),
-            Term("ratio", mean_per_image(pairs.log_ratio_miss().clamp(max=1), pairs.moved_known), self.ratio),
-            Term("ray", mean_per_image(ray.clamp(max=self.farthest_miss), pairs.moved_known), self.ray),
-            Term("pose", pairs.pose_miss(), self.pose),
-            Term("still", self._still(pairs, miss, ray), self.still),
+        """Those of weight other than zero, under the names of their weights."""
+        pairs = _Pairs(self, prediction, labels, views)
+        makers = (
+            ("depth", self.depth, pairs.depth_term),
+            ("ratio", self.ratio, pairs.ratio_term),
+            ("ray", self.ray, pairs.ray_term),
+            ("pose", self.pose, pairs.pose_term),
+            ("still", self.still, pairs.still_term),
         )
-        return tuple(term for term in terms if term.weight)
-
-    def _still(self, pairs: "_Pairs", miss: Float[Tensor, "B P H W"], ray: Float[Tensor, "B P H W"]) -> Tensor:
-        share = (pairs.still_points - pairs.moved_points).norm(dim=-1) / pairs.still_points.norm(dim=-1).clamp(min=1e-6)
-        right = (miss < self.right) & (ray < self.right / 4) & (share < self.right / 2)
-        chosen = (right & (pairs.moved_known > 0)).to(miss)
-        size = miss.shape[-2] * miss.shape[-1]
-        return mean_per_image(-(size * pairs.pose_weight).clamp(min=1e-6).log(), chosen)
+        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
 
 
 @dataclass(frozen=True)
 class _Pairs:
     """Of each pair: predicted and true points of the source, in its own camera and in the target's at its time."""
 
-    points: Float[Tensor, "B P H W 3"]
-    target_points: Float[Tensor, "B P H W 3"]
-    pose_weight: Float[Tensor, "B P H W"]
-    confidence: Float[Tensor, "B P H W"]
-    true_points: Float[Tensor, "B P H W 3"]
-    moved_points: Float[Tensor, "B P H W 3"]
-    still_points: Float[Tensor, "B P H W 3"]
-    known: Float[Tensor, "B P H W"]
-    moved_known: Float[Tensor, "B P H W"]
-    still_known: Float[Tensor, "B P H W"]
-    shift: Float[Tensor, "B P 1 1"]
-    """Median of log z - log z* over both views."""
+    loss: LogGeometryLoss
+    prediction: Prediction
+    labels: Labels
+    views: Views
 
-    @staticmethod
-    def of(prediction: Prediction, labels: Labels, views: Views) -> "_Pairs":
-        true, still = targets.source_points(labels, views), targets.still_targets(labels, views)
-        moved = targets.motion_targets(labels, views)
-        points = targets.of_pairs(prediction.points, views.pairs, 0)
-        known = torch.where(true.value[..., 2] > NEAREST, true.weight, 0)
-        return _Pairs(
-            points=points,
-            target_points=require(prediction, "target_points"),
-            pose_weight=require(prediction, "pose_weight"),
-            confidence=targets.of_pairs(prediction.confidence, views.pairs, 0),
-            true_points=true.value,
-            moved_points=moved.value,
-            still_points=still.value,
-            known=known,
-            moved_known=torch.where(moved.value[..., 2] > NEAREST, moved.weight * known, 0),
-            still_known=torch.where(known > 0, still.weight, 0),
-            shift=_shift(prediction, labels, views),
-        )
+    @cached_property
+    def points(self) -> Float[Tensor, "B P H W 3"]:
+        return targets.of_pairs(self.prediction.points, self.views.pairs, 0)
 
-    def log_depth_miss(self) -> Float[Tensor, "B P H W"]:
-        return (_log(self.points) - _log(self.true_points) - self.shift).abs()
+    @cached_property
+    def target_points(self) -> Float[Tensor, "B P H W 3"]:
+        return require(self.prediction, "target_points")
 
-    def log_ratio_miss(self) -> Float[Tensor, "B P H W"]:
-        return (_log(self.target_points) - _log(self.points) - _log(self.moved_points) + _log(self.true_points)).abs()
+    @cached_property
+    def true(self) -> Known:
+        """Where the true point is in front of the camera."""
+        true = targets.source_points(self.labels, self.views)
+        return Known(true.value, torch.where(true.value[..., 2] > NEAREST, true.weight, 0))
 
-    def ray_miss(self, labels: Labels, views: Views) -> Float[Tensor, "B P H W"]:
-        intrinsics = targets.of_pairs(require(labels, "intrinsics").value, views.pairs, 1)
-        wanted = rays(landing(self.moved_points, intrinsics).flatten(-3, -2), intrinsics)[..., :2]
+    @cached_property
+    def moved(self) -> Known:
+        moved = targets.motion_targets(self.labels, self.views)
+        return Known(moved.value, torch.where(moved.value[..., 2] > NEAREST, moved.weight * self.true.weight, 0))
+
+    @cached_property
+    def still(self) -> Known:
+        still = targets.still_targets(self.labels, self.views)
+        return Known(still.value, torch.where(self.true.weight > 0, still.weight, 0))
+
+    @cached_property
+    def shift(self) -> Float[Tensor, "B P 1 1"]:
+        """Median of log z - log z* over both views."""
+        return _shift(self.prediction, self.labels, self.views)
+
+    @cached_property
+    def depth_miss(self) -> Float[Tensor, "B P H W"]:
+        return (_log(self.points) - _log(self.true.value) - self.shift).abs()
+
+    @cached_property
+    def ray_miss(self) -> Float[Tensor, "B P H W"]:
+        intrinsics = targets.of_pairs(require(self.labels, "intrinsics").value, self.views.pairs, 1)
+        wanted = rays(landing(self.moved.value, intrinsics).flatten(-3, -2), intrinsics)[..., :2]
         depth = self.target_points[..., 2:].clamp(min=NEAREST)
         return (self.target_points[..., :2] / depth - wanted.unflatten(-2, depth.shape[-3:-1])).norm(dim=-1)
 
-    def pose_miss(self) -> Float[Tensor, ""]:
+    def depth_term(self) -> Float[Tensor, ""]:
+        confidence = targets.of_pairs(self.prediction.confidence, self.views.pairs, 0)
+        return confident_mean(self.depth_miss, confidence, self.true.weight, self.loss.sureness)
+
+    def ratio_term(self) -> Float[Tensor, ""]:
+        true = _log(self.moved.value) - _log(self.true.value)
+        miss = (_log(self.target_points) - _log(self.points) - true).abs()
+        return mean_per_image(miss.clamp(max=1), self.moved.weight)
+
+    def ray_term(self) -> Float[Tensor, ""]:
+        return mean_per_image(self.ray_miss.clamp(max=self.loss.farthest_miss), self.moved.weight)
+
+    def pose_term(self) -> Float[Tensor, ""]:
         scale = self.shift[..., None].exp()
-        miss = pose_miss(self.points / scale, self.target_points / scale, self.pose_weight, self.still_points)
-        return mean_per_image(miss / self.true_points.norm(dim=-1).clamp(min=NEAREST), self.still_known)
+        weight = require(self.prediction, "pose_weight")
+        miss = pose_miss(self.points / scale, self.target_points / scale, weight, self.still.value)
+        return mean_per_image(miss / self.true.value.norm(dim=-1).clamp(min=NEAREST), self.still.weight)
+
+    def still_term(self) -> Float[Tensor, ""]:
+        limit, weight = self.loss.right, require(self.prediction, "pose_weight")
+        away = (self.still.value - self.moved.value).norm(dim=-1) / self.still.value.norm(dim=-1).clamp(min=1e-6)
+        right = (self.depth_miss < limit) & (self.ray_miss < limit / 4) & (away < limit / 2)
+        chosen = (right & (self.moved.weight > 0)).to(weight)
+        size = weight.shape[-2] * weight.shape[-1]
+        return mean_per_image(-(size * weight).clamp(min=1e-6).log(), chosen)
 
 
 def _log(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:

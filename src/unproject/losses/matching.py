@@ -28,18 +28,27 @@ class MatchingLoss(Loss):
     right_px: float = 1.5
 
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
-        """``match``, ``flow`` and ``certainty``."""
+        """``match``, ``flow`` and ``certainty``, those of weight other than zero."""
         matching: Matching = require(prediction, "matching")
         truth = require(labels, "flow")
         flow, seen = read(truth), truth.weight
-        stages = [_Stage.of(flow, seen, found) for found in matching.flows]
-        near = [mean_per_image(stage.miss.clamp(max=self.clamp_cells), stage.seen) for stage in stages[1:]]
-        odds = [self._certainty(stage, logit) for stage, logit in zip(stages[1:], matching.logits, strict=True)]
-        return (
-            Term("match", _cross_entropy(matching.log_match, flow, seen, stages[0]), self.match),
-            Term("flow", torch.stack(near).mean(), self.flow),
-            Term("certainty", torch.stack(odds).mean(), self.certainty),
-        )
+        first, *finer = (_Stage.of(flow, seen, found) for found in matching.flows)
+
+        def match() -> Tensor:
+            return _cross_entropy(matching.log_match, flow, seen, first)
+
+        def near() -> Tensor:
+            return torch.stack(
+                [mean_per_image(stage.miss.clamp(max=self.clamp_cells), stage.seen) for stage in finer]
+            ).mean()
+
+        def certainty() -> Tensor:
+            return torch.stack(
+                [self._certainty(stage, logit) for stage, logit in zip(finer, matching.logits, strict=True)]
+            ).mean()
+
+        makers = (("match", self.match, match), ("flow", self.flow, near), ("certainty", self.certainty, certainty))
+        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
 
     def _certainty(self, stage: "_Stage", logit: Float[Tensor, "B P h w"]) -> Float[Tensor, ""]:
         right = (stage.miss.detach() * stage.stride < self.right_px) & (stage.seen > 0.5)

@@ -248,6 +248,12 @@ def load(path: Path) -> Reconstructor:
     return model
 
 
+def licence_of(path: Path) -> str | None:
+    """Of the weights in a file that `save` wrote, or of a released one; None where it does not say."""
+    header = _header(path)
+    return RELEASED_LICENCE if header is None else header.get("licence")
+
+
 def _header(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".safetensors" or not path.is_file():
         return None

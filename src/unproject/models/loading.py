@@ -25,7 +25,7 @@ def load(name_or_path: str | Path, device: str = "auto", dtype: str = "auto") ->
     """A network in eval mode: a file of ours, a released checkpoint, or the name of weights that come with the package.
 
     ``device`` is auto, cpu, cuda or cuda:N. ``dtype`` is what the trunk runs in: float32, bfloat16, or auto, which is
-    bfloat16 on CUDA and float32 elsewhere; heads and results are float32 always.
+    bfloat16 where CUDA has it and float32 elsewhere; heads and results are float32 always.
 
     Raises:
         WeightsError: no such file, or a name whose weights do not come with the package.
@@ -67,7 +67,8 @@ def device_of(device: str) -> torch.device:
 def precision_of(dtype: str, device: str) -> torch.dtype:
     """What a trunk runs in; UsageError where the name is unknown."""
     if dtype == "auto":
-        return torch.bfloat16 if device_of(device).type == "cuda" else torch.float32
+        fast = device_of(device).type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not known: give auto, float32 or bfloat16")
     return DTYPES[dtype]

@@ -39,6 +39,12 @@ class State:
         """What is validated and kept as the run's weights."""
         return self.model if self.average is None else self.average
 
+    def keep_licence(self, licence: str | None) -> None:
+        """What began from somebody's weights goes by their licence."""
+        self.model.licence = licence
+        if self.average is not None:
+            self.average.licence = licence
+
 
 def fresh_state(recipe: Recipe, where: Place) -> State:
     """A network with the recipe's random numbers, and nothing learned."""
@@ -79,6 +85,7 @@ def capture(state: State, rng: dict[str, Any], log_bytes: int) -> dict[str, Any]
     """All of it as plain values; ``log_bytes`` of the log belong to it."""
     return {
         "step": state.step,
+        "licence": state.model.licence,
         "model": state.model.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
@@ -97,6 +104,7 @@ def restore(state: State, kept: dict[str, Any], device: torch.device) -> None:
     state.optimiser.load_state_dict(kept["optimiser"])
     state.meter.set_values(kept["meter"])
     state.step, state.validated = kept["step"], kept["validated"]
+    state.keep_licence(kept["licence"])
     set_random_state(kept["random"], device)
 
 

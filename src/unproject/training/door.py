@@ -31,6 +31,8 @@ def check_numbers(recipe: Recipe) -> None:
             f"a batch of {schedule.batch} in {schedule.passes} passes over {schedule.steps} steps cannot be; "
             "give whole numbers from 1 on, passes dividing the batch"
         )
+    if not 0 <= recipe.seed < 2**32:
+        raise UsageError(f"a seed of {recipe.seed} starts no random numbers; give one from 0 to {2**32 - 1}")
     if recipe.validation is not None and not (recipe.validation.numbers and recipe.validation.every > 0):
         raise UsageError("Validation needs clips (numbers) and every so many steps at least 1; or leave it out")
 

@@ -89,7 +89,7 @@ def train(
         UnprojectError: a loss or gradient is not finite; the step lies in the folder, for `replay`.
     """
     stop = Stop(steps, time_limit_s)
-    _check_choices(workers=workers, save_every=save_every, log_every=log_every)
+    _check_choices(steps=steps, time_limit_s=time_limit_s, workers=workers, save_every=save_every, log_every=log_every)
     check_numbers(recipe)
     where = place(device, dtype)
     run_folder = RunFolder(folder, overwrite=overwrite, resume=resume)
@@ -122,10 +122,10 @@ def train(
             log.close()
 
 
-def _check_choices(**choices: int | None) -> None:
+def _check_choices(**choices: float | None) -> None:
     """UsageError for numbers that mean nothing."""
     for name, value in choices.items():
-        least = 0 if name == "workers" else 1
+        least = 1 if name in ("save_every", "log_every") else 0
         if value is not None and value < least:
             raise UsageError(f"{name} is {value}; give {least} or more, or leave it out")
 
@@ -133,10 +133,12 @@ def _check_choices(**choices: int | None) -> None:
 def _start(state: State, path: Path) -> dict[str, Any]:
     """Fill network and average from a file; what became of its keys."""
     report = checkpoints.start_from(state.model, path)
+    state.keep_licence(checkpoints.licence_of(path))
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
     return {
         "file": str(path),
+        "licence": state.model.licence,
         "loaded": len(report.having("loaded", "renamed")),
         "only_in_the_file": [str(line.official) for line in report.having("dropped")],
         "only_in_the_network": [str(line.ours) for line in report.having("fresh")],
