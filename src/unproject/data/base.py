@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unproject.types import Labels, Views
 
@@ -41,6 +41,24 @@ class Dataset(ABC):
     @abstractmethod
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The clips of these numbers, as one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOnly(Dataset):
+    """Another dataset of which nothing is known but flow: raw video, as far as a teacher of flow can label it."""
+
+    dataset: Dataset
+
+    @property
+    def count(self) -> int | None:
+        """As many as the other has."""
+        return self.dataset.count
+
+    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
+        """The same clips; nothing else of their labels, and no intrinsics."""
+        sample = self.dataset(numbers, framing)
+        views = replace(sample.views, intrinsics=None)
+        return replace(sample, views=views, labels=Labels(flow=sample.labels.flow))
 
 
 @dataclass(frozen=True, kw_only=True)
