@@ -1,6 +1,6 @@
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PosixPath
 
 import numpy as np
@@ -10,7 +10,7 @@ from official_weights import listed_official, random_official
 from safetensors.torch import save_file
 
 from unproject.errors import InputError, UsageError, WeightsError
-from unproject.models import build, checkpoints, keys
+from unproject.models import build, checkpoints, keys, released
 from unproject.models.dust3r import Dust3rConfig
 from unproject.models.flow4r import SIZES, Flow4rConfig
 from unproject.types import Views
@@ -49,8 +49,8 @@ def test_every_released_key_has_its_place(parity, monkeypatch, section, layout, 
     monkeypatch.setattr(torch, "equal", lambda a, b: a.shape == b.shape)  # the listing has no values
     state = listed_official(parity, section)
     assert len(state) == {0: 1009, 2: 587}[section]
-    assert checkpoints.layout_of(state) == layout
-    inferred = checkpoints.shape_of(state)
+    assert released.layout_of(state) == layout
+    inferred = released.shape_of(state)
     assert inferred == replace(config.shape, head="dpt" if layout == "dust3r" else "linear")
     with torch.device("meta"):
         model = checkpoints.from_config(config)
@@ -66,7 +66,7 @@ def test_the_linear_heads_have_their_places(parity):
     state = {key: value for key, value in state.items() if ".dpt." not in key}
     assert len(state) == 877
     with torch.device("meta"):
-        model = checkpoints.from_config(Dust3rConfig(shape=checkpoints.shape_of(state)))
+        model = checkpoints.from_config(Dust3rConfig(shape=released.shape_of(state)))
     report = checkpoints.explain(model, keys.LAYOUTS["dust3r"], state)
     assert not report.having(*keys.WRONG) and len(report.having("renamed")) == 876
 
@@ -173,7 +173,7 @@ def test_the_file_of_another_network_is_refused():
     with pytest.raises(InputError, match=r"patch_embed\.proj\.weight"):
         checkpoints.from_official("flow4r", {"decoder_embed.weight": torch.zeros(2, 2)})
     with pytest.raises(InputError, match="no known layout"):
-        checkpoints.layout_of({"encoder.weight": torch.zeros(2)})
+        released.layout_of({"encoder.weight": torch.zeros(2)})
     with pytest.raises(UsageError, match="choose one of flow4r, croco, dust3r"):
         checkpoints.from_official("mast3r", {})
     with pytest.raises(InputError, match="missing"):
@@ -279,12 +279,12 @@ def test_headers_that_do_not_fit(tmp_path, header, says):
 
 
 def test_a_released_file_starts_what_it_has(tmp_path):
-    released = official("dust3r")
-    torch.save({"model": released}, tmp_path / "dust3r.pth")
+    state = official("dust3r")
+    torch.save({"model": state}, tmp_path / "dust3r.pth")
     model = checkpoints.from_config(Flow4rConfig(shape=SMALL))
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
     report = checkpoints.start_from(model, tmp_path / "dust3r.pth")
-    assert torch.equal(model.decoder.embed.weight, released["decoder_embed.weight"])
+    assert torch.equal(model.decoder.embed.weight, state["decoder_embed.weight"])
     assert same(model.head.state_dict(), head) and report.having("fresh") and report.having("dropped")
     other = checkpoints.from_config(Dust3rConfig(shape=SMALL))
     assert not checkpoints.start_from(other, tmp_path / "dust3r.pth").having("fresh")
@@ -305,6 +305,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     checkpoints.save(checkpoints.from_config(Flow4rConfig(shape=wide)), tmp_path / "wide.safetensors")
     with pytest.raises(InputError, match="wrong shape"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "wide.safetensors")
-    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {"unproject": '{"model": "flow4r"}'})
+    header = json.dumps({"model": "flow4r", "config": asdict(Flow4rConfig(shape=LINEAR))})
+    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {checkpoints.METADATA: header})
     with pytest.raises(InputError, match="no weight that this network"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "foreign.safetensors")

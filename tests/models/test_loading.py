@@ -88,10 +88,10 @@ def test_a_folder_of_that_name_is_not_meant(tmp_path, monkeypatch):
     assert type(model).__name__ == "Compact" and not model.training and model.licence == "Apache-2.0"
 
 
-def test_weights_without_a_head_are_no_network(tmp_path):
+def test_weights_that_are_only_a_start_are_no_network(tmp_path):
     state = random_official("flow4r", tiny().config)
     torch.save({k: v for k, v in state.items() if not k.startswith("downstream_head1")}, tmp_path / "croco.pth")
-    with pytest.raises(UsageError, match="have no head"):
+    with pytest.raises(UsageError, match="only a start"):
         unproject.load(tmp_path / "croco.pth")
 
 

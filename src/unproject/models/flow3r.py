@@ -26,6 +26,15 @@ from unproject.types import Prediction, Views
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+FlowConvention = Literal["pytorch3d", "grid_sample", "pixels"]
+"""What a flow head's two channels say of a pixel of the source.
+
+``pytorch3d``, as released: its place in the target, per axis 1 at the first pixel's centre and -1 at the last one's, so
+x to the left and y up. ``grid_sample``: the same place with -1 at the first (torch's, ``align_corners=True``).
+``pixels``: its displacement.
+"""
+_SIGN = {"pytorch3d": -1.0, "grid_sample": 1.0}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiViewShape:
@@ -64,6 +73,8 @@ class Flow3rConfig:
     """Whether it has a flow head: Flow3r, or π³."""
     rope_precision: RopePrecision = "float32"
     """How exact positions are under bfloat16; `reference` is what published numbers were made with."""
+    flow_convention: FlowConvention = "pytorch3d"
+    """Of the weights: what is read from a released file is asked for it (`models.flow_check`)."""
     flow_head: Literal["factored", "tracking"] = "factored"
     """From geometry and pose, as released, or by matching: the design that the paper compares it with."""
     backbone: Literal["pi3", "vggt"] = "pi3"
@@ -84,7 +95,7 @@ class RawMaps:
     confidence_logit: Float[Tensor, "B N H W"]
     world_from_cam: Float[Tensor, "B N 4 4"]
     flow: Float[Tensor, "B P H W 2"] | None
-    """As the released head says it; `pixel_flow` tells what that means. Pixels where it is matched."""
+    """As the network's convention has it; `pixel_flow` tells what that means."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ class Flow3r(Reconstructor):
             points=raw.points,
             confidence=raw.confidence_logit.sigmoid(),
             world_from_cam=raw.world_from_cam,
-            flow=pixel_flow(raw.flow) if isinstance(self.flow_head, FlowHead) and raw.flow is not None else raw.flow,
+            flow=None if raw.flow is None else pixel_flow(raw.flow, self.config.flow_convention),
         )
 
     def raw(self, images: Float[Tensor, "B N 3 H W"], pairs: Int[Tensor, "B P 2"]) -> RawMaps:
@@ -275,7 +286,7 @@ class Flow3r(Reconstructor):
             with torch.autocast(pairs.device.type, enabled=False):
                 flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
             flows.append(rearrange(flow, "p c h w -> p h w c"))
-        return torch.cat(flows)
+        return released_flow(torch.cat(flows), self.config.flow_convention)
 
     def _chunks(self, count: int, device: torch.device) -> list[Tensor]:
         """Numbers of views that are worked on together; all of them where gradients are wanted."""
@@ -289,24 +300,30 @@ def _joined(parts: list[_Poses]) -> _Poses:
     return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
 
 
-def pixel_flow(raw: Float[Tensor, "*batch H W 2"]) -> Float[Tensor, "*batch H W 2"]:
-    """Displacement in pixels, from what the released flow head says.
-
-    It says where a pixel goes, in PyTorch3D's coordinates: each axis from 1 at the first pixel's centre to -1 at the
-    last one's, x to the left and y up.
-    """
-    height, width = raw.shape[-3:-1]
-    last = raw.new_tensor([width - 1, height - 1])
-    start = pixel_grid(height, width, raw.dtype).to(raw.device) - 0.5
-    return (1 - raw) * last / 2 - start
+def pixel_flow(
+    raw: Float[Tensor, "*batch H W 2"], convention: FlowConvention = "pytorch3d"
+) -> Float[Tensor, "*batch H W 2"]:
+    """Displacement in pixels, from what a flow head says; the released one speaks PyTorch3D's coordinates."""
+    if convention == "pixels":
+        return raw
+    start, last = _centres(raw)
+    return (1 + _SIGN[convention] * raw) * last / 2 - start
 
 
-def released_flow(pixels: Float[Tensor, "*batch H W 2"]) -> Float[Tensor, "*batch H W 2"]:
+def released_flow(
+    pixels: Float[Tensor, "*batch H W 2"], convention: FlowConvention = "pytorch3d"
+) -> Float[Tensor, "*batch H W 2"]:
     """The inverse of `pixel_flow`: what the head is trained to say of a displacement in pixels."""
-    height, width = pixels.shape[-3:-1]
-    last = pixels.new_tensor([width - 1, height - 1])
-    start = pixel_grid(height, width, pixels.dtype).to(pixels.device) - 0.5
-    return 1 - 2 * (start + pixels) / last
+    if convention == "pixels":
+        return pixels
+    start, last = _centres(pixels)
+    return _SIGN[convention] * (2 * (start + pixels) / last - 1)
+
+
+def _centres(maps: Float[Tensor, "*batch H W 2"]) -> tuple[Float[Tensor, "H W 2"], Float[Tensor, " 2"]]:
+    """Of all pixels, counted from the first one's; and of the last one."""
+    height, width = maps.shape[-3:-1]
+    return pixel_grid(height, width, maps.dtype).to(maps.device) - 0.5, maps.new_tensor([width - 1, height - 1])
 
 
 def config(
