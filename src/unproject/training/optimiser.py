@@ -70,9 +70,11 @@ def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None
     """Shorten the gradient of the whole, or of each part by itself, to the norm of the schedule."""
     if not schedule.clip_parts:
         norms = dict.fromkeys(norms, torch.stack(list(norms.values())).norm())
+    own: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        own.setdefault(part_of(name), []).append(parameter)
     for part, norm in norms.items():
-        own = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
-        torch.nn.utils.clip_grads_with_norm_(own, schedule.clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(own[part], schedule.clip_norm, norm)
 
 
 def part_of(name: str) -> str:
