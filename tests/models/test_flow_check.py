@@ -1,4 +1,4 @@
-"""Which convention a flow head speaks: told by the network itself, for every convention and for a head that knows nothing."""
+"""Which convention a flow head speaks: told by the network itself, for each and for a head that knows nothing."""
 
 from dataclasses import replace
 from typing import get_args

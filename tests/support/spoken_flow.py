@@ -61,13 +61,15 @@ def _say_displacements(model: Flow3r) -> None:
         head.mlp[0].bias[row] = -sign * (here + there) @ apart / 2
         head.mlp[2].weight[row, row] = 1
         head.mlp[4].weight[:, row] = torch.randn(dim, generator=torch.Generator().manual_seed(1)) * (-1) ** row
-    last = head.scratch["output_conv2"][2]
+    head.projects[3].weight.mul_(30)  # louder than the places that are added to it
+    first, last = head.scratch["output_conv2"][0], head.scratch["output_conv2"][2]
+    first.bias.fill_(1)
     with _seen(last) as given:
         model.raw(flow_check.pictures(14), PAIRS)
     hidden = torch.cat([given[0], torch.ones_like(given[0][:, :1])], dim=1).movedim(1, -1)
     move = -14.0 * torch.tensor([flow_check.MOVED[1], flow_check.MOVED[0]])
     wanted = torch.stack([torch.zeros(2), move])[:, None, None].expand(*hidden.shape[:-1], 2)
-    fitted = torch.linalg.lstsq(hidden.reshape(-1, hidden.shape[-1]), wanted.reshape(-1, 2)).solution
+    fitted = torch.linalg.lstsq(hidden.flatten(0, 2).double(), wanted.flatten(0, 2).double()).solution.float()
     last.weight.copy_(fitted[:-1].T[..., None, None])
     last.bias.copy_(fitted[-1])
 

@@ -61,11 +61,13 @@ def fetch(name: str | Path) -> Path:
     try:
         hub = import_module("huggingface_hub")
     except ImportError as error:
-        raise WeightsError(f"--download needs `pip install 'unproject[hub]'`; or get {source} by hand") from error
+        raise WeightsError(f"--download needs `pip install 'unproject[hub]'`; or import {source} by hand") from error
     try:
         return Path(hub.hf_hub_download(source.repository, source.file))
     except (OSError, ValueError) as error:  # all of the hub's own errors are one of these
-        raise WeightsError(f"{source} could not be fetched ({type(error).__name__}); get it by hand") from error
+        raise WeightsError(
+            f"{source} could not be fetched ({type(error).__name__}): fetch and import it by hand"
+        ) from error
 
 
 def _here(given: str | Path) -> Path:
