@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from unproject.data.base import Chosen, FlowOnly, Framing
-from unproject.data.clips import GROUP, JITTER, SyntheticClips, _moments
+from unproject.data.base import Chosen, FlowOnly, Framing, Remembered, _remembered
+from unproject.data.clips import GROUP, JITTER, SyntheticClips, moments
 from unproject.data.pairs import SyntheticPairs
 from unproject.geometry.motion import landing, transform_map
 from unproject.geometry.rigid import inverse
@@ -42,14 +42,14 @@ def test_two_views_are_a_pair():
 
 @pytest.mark.parametrize("views", [1, 2, 3, 8])
 def test_views_spread_evenly_over_the_span_in_random_order(views):
-    moments = _moments(views, torch.Generator().manual_seed(0))
-    ordered = moments.sort(1).values
-    assert moments.shape == (GROUP, views)
+    when = moments(GROUP, views, torch.Generator().manual_seed(0))
+    ordered = when.sort(1).values
+    assert when.shape == (GROUP, views)
     if views > 1:
         assert bool((ordered[:, 0] == 0).all()) and bool((ordered[:, -1] == 1).all())
         even = torch.arange(views) / (views - 1)
         assert float((ordered - even).abs().max()) <= JITTER / 2 / (views - 1) + 1e-6
-        firsts = moments[:, 0].unique()
+        firsts = when[:, 0].unique()
         assert len(firsts) > 1, "some clips begin at their end"
 
 
@@ -88,3 +88,16 @@ def test_of_raw_video_nothing_is_known_but_flow():
     assert torch.equal(sample.views.images, whole.views.images) and sample.views.intrinsics is None
     assert torch.equal(sample.labels.flow.value, whole.labels.flow.value) and sample.names == whole.names
     assert [f.name for f in fields(sample.labels) if getattr(sample.labels, f.name) is not None] == ["flow"]
+
+
+def test_clips_that_are_remembered_are_the_same_and_made_once():
+    data = Chosen(dataset=SyntheticClips(seed=4), numbers=(3, 9))
+    kept = Remembered(dataset=data)
+    one, other = kept([1, 0, 1], SMALL), data([1, 0, 1], SMALL)
+    for row in range(3):
+        same(one, other, row, row)
+    assert one.names == other.names and kept.count == 2
+    before = _remembered.cache_info()
+    kept([0, 1], SMALL)
+    after = _remembered.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 2)

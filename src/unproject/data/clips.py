@@ -66,7 +66,7 @@ class SyntheticClips(Dataset):
         return Sample(views=map_tensors(_joined, *views), labels=map_tensors(_joined, *labels), names=names)
 
     def _group(self, group: int, rows: list[int], framing: Framing) -> tuple[Views, Labels]:
-        seed = _mixed(self.seed, group)
+        seed = mixed_seed(self.seed, group)
         generator = torch.Generator().manual_seed(seed)
         world = sample_world(seed, batch=GROUP, moving=self.moving, textures=self.textures)
         path = handheld(world.stage, seed, duration_s=DURATION_S)
@@ -75,7 +75,7 @@ class SyntheticClips(Dataset):
         start = (DURATION_S - span) * torch.rand(GROUP, generator=generator)
         low, high = self.field_of_view_deg
         half_angle = torch.deg2rad(low + (high - low) * torch.rand(GROUP, generator=generator)) / 2
-        times = start[:, None] + span[:, None] * _moments(framing.views, generator)
+        times = start[:, None] + span[:, None] * moments(GROUP, framing.views, generator)
         if self.colour:
             world = _tinted(world, self.colour, generator)
         focal = max(framing.height, framing.width) / 2 / half_angle.tan()
@@ -91,21 +91,21 @@ class SyntheticClips(Dataset):
         pairs = torch.tensor(framing.pairs)
         views = rendering.views(pairs)
         if self.augmentation is not None:
-            views = _augmented(views, self.augmentation, [_mixed(seed, row) for row in rows])
+            views = _augmented(views, self.augmentation, [mixed_seed(seed, row) for row in rows])
         return views, rendering.labels(pairs)
 
 
-def _moments(views: int, generator: torch.Generator) -> Float[Tensor, "B N"]:
+def moments(clips: int, views: int, generator: torch.Generator) -> Float[Tensor, "{clips} {views}"]:
     """When each clip's views are taken: the first at 0, the last at 1, the others between, all in random order."""
-    backward = torch.rand(GROUP, generator=generator) < 0.5
-    ends = torch.tensor([0.0, 1.0]).expand(GROUP, -1)
-    moments = torch.where(backward[:, None], ends.flip(1), ends)
+    backward = torch.rand(clips, generator=generator) < 0.5
+    ends = torch.tensor([0.0, 1.0]).expand(clips, -1)
+    when = torch.where(backward[:, None], ends.flip(1), ends)
     if views <= 2:
-        return moments[:, :views]
-    stray = JITTER * (torch.rand(GROUP, views - 2, generator=generator) - 0.5)
+        return when[:, :views]
+    stray = JITTER * (torch.rand(clips, views - 2, generator=generator) - 0.5)
     between = (torch.arange(1, views - 1) + stray) / (views - 1)
-    order = torch.rand(GROUP, views, generator=generator).argsort(1)
-    return torch.cat([moments, between], dim=1).gather(1, order)
+    order = torch.rand(clips, views, generator=generator).argsort(1)
+    return torch.cat([when, between], dim=1).gather(1, order)
 
 
 def _tinted(world: World, colour: float, generator: torch.Generator) -> World:
@@ -115,7 +115,7 @@ def _tinted(world: World, colour: float, generator: torch.Generator) -> World:
     return replace(world, paints=replace(paints, tint=paints.tint * power.exp()))
 
 
-def _mixed(*numbers: int) -> int:
+def mixed_seed(*numbers: int) -> int:
     """One seed of several. Torch reads 32 bits of it and no more, so shifting one number above another will not do."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
