@@ -300,6 +300,59 @@ def test_doctor(capsys):
     assert {*facts["extras"], *facts["extras_absent"]} == extras()
 
 
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNPROJECT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_weights_are_listed(caches, capsys):
+    assert cli.main(["weights", "list"]) == 0
+    said = capsys.readouterr().out
+    assert "958,696,732 parameters" in said and "licence: CC BY-NC 4.0" in said and "huggingface.co/yyfz233/Pi3" in said
+    assert cli.main(["weights", "list", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["pi3"]["here"] is None and said["compact"]["here"] == "package"
+
+
+def test_weights_are_imported_and_explained(caches, capsys, tmp_path):
+    from unproject.models import build
+
+    torch.save(build("pi3", "tiny").state_dict(), tmp_path / "file.bin")
+    assert cli.main(["weights", "import", str(tmp_path / "file.bin"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["name"] == "pi3" and Path(said["path"]).is_file() and said["made_from"].startswith("file.bin, sha256 ")
+    assert cli.main(["weights", "import", str(tmp_path / "file.bin")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main(["weights", "info", "pi3"]) == 0
+    text = capsys.readouterr().out
+    assert "shape.encoder.dim 64" in text and "CC BY-NC 4.0" in text and "file.bin" in text
+    assert cli.main(["weights", "info", "pi3", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["sizes"]["shape"]["depth"] == 4 and len(said["sha256"]) == 64 and said["network"] == "pi3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["info", "flow3r"], 4),
+        (["import", "none.bin"], 4),
+        (["info", "nothing"], 2),
+        (["import", "x", "--download"], 2),
+    ],
+)
+def test_weights_that_are_not_here(caches, arguments, code, capsys):
+    assert cli.main(["weights", *arguments]) == code
+    assert capsys.readouterr().err.startswith("unproject: error: ")
+
+
+def test_a_network_that_is_not_here_leaves_with_4_and_its_place(caches, capsys, tmp_path):
+    assert cli.main(["reconstruct", "--sample", "-o", str(tmp_path / "out"), "--model", "pi3"]) == 4
+    said = capsys.readouterr().err
+    assert "huggingface.co/yyfz233/Pi3" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def extras():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return set(project["optional-dependencies"]) - {"dev"}
@@ -320,7 +373,8 @@ def test_help_of_each_verb_loads_nothing_heavy():
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'torch', 'cv2', 'av', 'numpy', 'PIL'} & set(sys.modules)"
     )
-    for verb in ([], ["reconstruct"], ["train"], ["export"], ["validate"], ["doctor"]):
+    verbs = ("reconstruct", "train", "export", "validate", "weights", "weights list", "weights info", "weights import")
+    for verb in ([], *map(str.split, verbs), ["doctor"]):
         run = subprocess.run([sys.executable, "-c", code, *verb, "--help"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert "usage: unproject" in run.stdout

@@ -100,7 +100,7 @@ def test_windows_leave_nothing_out(monkeypatch):
 
 
 def test_textures_repeat_without_a_seam_and_fade_to_their_mean():
-    bank = default_bank(torch.device("cpu"), torch.float32)
+    bank = default_bank(torch.device("cpu"), torch.float32, 0)
     count = len(KINDS) * bank.variants
     number = torch.arange(count, dtype=torch.float32)[None, :, None].expand(1, count, 200)
     generator = torch.Generator().manual_seed(0)

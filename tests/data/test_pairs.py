@@ -7,7 +7,8 @@ import torch
 
 from unproject.data.augment import Augmentation, augment
 from unproject.data.base import Framing
-from unproject.data.pairs import GROUP, SyntheticPairs
+from unproject.data.clips import GROUP
+from unproject.data.pairs import SyntheticPairs
 from unproject.types import Known
 
 SMALL = Framing(views=2, pairs=((0, 1), (1, 0)), height=24, width=32)

@@ -1,6 +1,6 @@
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PosixPath
 
 import numpy as np
@@ -10,9 +10,10 @@ from official_weights import listed_official, random_official
 from safetensors.torch import save_file
 
 from unproject.errors import InputError, UsageError, WeightsError
-from unproject.models import build, checkpoints, keys
+from unproject.models import build, checkpoints, keys, released
 from unproject.models.dust3r import Dust3rConfig
 from unproject.models.flow4r import SIZES, Flow4rConfig
+from unproject.models.loading import fingerprint
 from unproject.types import Views
 
 SMALL = replace(SIZES["tiny"], enc_depth=2, dec_depth=4)
@@ -49,8 +50,8 @@ def test_every_released_key_has_its_place(parity, monkeypatch, section, layout, 
     monkeypatch.setattr(torch, "equal", lambda a, b: a.shape == b.shape)  # the listing has no values
     state = listed_official(parity, section)
     assert len(state) == {0: 1009, 2: 587}[section]
-    assert checkpoints.layout_of(state) == layout
-    inferred = checkpoints.shape_of(state)
+    assert released.layout_of(state) == layout
+    inferred = released.shape_of(state)
     assert inferred == replace(config.shape, head="dpt" if layout == "dust3r" else "linear")
     with torch.device("meta"):
         model = checkpoints.from_config(config)
@@ -66,7 +67,7 @@ def test_the_linear_heads_have_their_places(parity):
     state = {key: value for key, value in state.items() if ".dpt." not in key}
     assert len(state) == 877
     with torch.device("meta"):
-        model = checkpoints.from_config(Dust3rConfig(shape=checkpoints.shape_of(state)))
+        model = checkpoints.from_config(Dust3rConfig(shape=released.shape_of(state)))
     report = checkpoints.explain(model, keys.LAYOUTS["dust3r"], state)
     assert not report.having(*keys.WRONG) and len(report.having("renamed")) == 876
 
@@ -164,6 +165,32 @@ def test_all_wrong_keys_are_named_at_once():
         assert part in text
 
 
+@pytest.mark.parametrize("fault", ["missing", "wrong shape"])
+def test_without_the_weights_that_tell_its_widths_all_other_strange_names_are_listed(tmp_path, fault):
+    state = official("dust3r", LINEAR) | {"mystery": torch.zeros(1), "riddle": torch.zeros(1)}
+    if fault == "missing":
+        del state["patch_embed.proj.weight"]
+    else:
+        state["patch_embed.proj.weight"] = torch.tensor(1.0)
+    torch.save(state, tmp_path / "torn.pth")
+    with pytest.raises(
+        InputError, match=rf"patch_embed\.proj\.weight \({fault}.*mystery \(unknown\); riddle \(unknown\)$"
+    ):
+        checkpoints.load(tmp_path / "torn.pth")
+
+
+def test_a_head_of_another_meaning_is_not_taken_in_silence(tmp_path):
+    says_flow = build("flow4r", "tiny", head="linear", motion="scene_flow")
+    with pytest.raises(UsageError, match="says P_vt"):
+        checkpoints.to_official(says_flow)
+    checkpoints.save(says_flow, tmp_path / "flow.safetensors")
+    with pytest.raises(InputError, match="says scene_flow, this network's target_points"):
+        checkpoints.start_from(build("flow4r", "tiny", head="linear"), tmp_path / "flow.safetensors")
+    same = build("flow4r", "tiny", head="linear")
+    same.load_state_dict(says_flow.state_dict())
+    assert fingerprint(same) != fingerprint(says_flow)
+
+
 def test_the_file_of_another_network_is_refused():
     with pytest.raises(InputError, match=r"dec_blocks2.*unknown"):
         checkpoints.from_official("flow4r", official("dust3r", LINEAR))
@@ -172,8 +199,8 @@ def test_the_file_of_another_network_is_refused():
         checkpoints.from_official("flow4r", {k: v for k, v in four_channels.items() if "head2" not in k})
     with pytest.raises(InputError, match=r"patch_embed\.proj\.weight"):
         checkpoints.from_official("flow4r", {"decoder_embed.weight": torch.zeros(2, 2)})
-    with pytest.raises(InputError, match="no known layout"):
-        checkpoints.layout_of({"encoder.weight": torch.zeros(2)})
+    with pytest.raises(InputError, match=r"no known layout.*the file has encoder.weight; every name begins with"):
+        released.layout_of({"encoder.weight": torch.zeros(2)})
     with pytest.raises(UsageError, match="choose one of flow4r, croco, dust3r"):
         checkpoints.from_official("mast3r", {})
     with pytest.raises(InputError, match="missing"):
@@ -279,12 +306,12 @@ def test_headers_that_do_not_fit(tmp_path, header, says):
 
 
 def test_a_released_file_starts_what_it_has(tmp_path):
-    released = official("dust3r")
-    torch.save({"model": released}, tmp_path / "dust3r.pth")
+    state = official("dust3r")
+    torch.save({"model": state}, tmp_path / "dust3r.pth")
     model = checkpoints.from_config(Flow4rConfig(shape=SMALL))
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
     report = checkpoints.start_from(model, tmp_path / "dust3r.pth")
-    assert torch.equal(model.decoder.embed.weight, released["decoder_embed.weight"])
+    assert torch.equal(model.decoder.embed.weight, state["decoder_embed.weight"])
     assert same(model.head.state_dict(), head) and report.having("fresh") and report.having("dropped")
     other = checkpoints.from_config(Dust3rConfig(shape=SMALL))
     assert not checkpoints.start_from(other, tmp_path / "dust3r.pth").having("fresh")
@@ -305,6 +332,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     checkpoints.save(checkpoints.from_config(Flow4rConfig(shape=wide)), tmp_path / "wide.safetensors")
     with pytest.raises(InputError, match="wrong shape"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "wide.safetensors")
-    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {"unproject": '{"model": "flow4r"}'})
+    header = json.dumps({"model": "flow4r", "config": asdict(Flow4rConfig(shape=LINEAR))})
+    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {checkpoints.METADATA: header})
     with pytest.raises(InputError, match="no weight that this network"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "foreign.safetensors")

@@ -1,18 +1,30 @@
-"""The example of the documents runs as it stands there."""
+"""The examples of the documents run as they stand there."""
 
 import re
 from pathlib import Path
 
 from unproject.training import loop
+from unproject.training.door import check_numbers
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+
+
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 
 def test_the_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = loop.train
     monkeypatch.setattr(loop, "train", lambda *given, **named: train(*given, **named, steps=1, workers=0))
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     names = {"__name__": "example"}
-    exec(compile(example, str(PAGE), "exec"), names)
+    exec(compile(examples()[0], str(PAGE), "exec"), names)
     assert names["result"].step == 1 and (tmp_path / "runs" / "rooms" / "weights.safetensors").is_file()
+
+
+def test_the_stages_of_flow3r_are_recipes():
+    names: dict = {"__name__": "example"}
+    exec(compile(examples()[1], str(PAGE), "exec"), names)
+    for recipe in (names["first"], names["second"]):
+        check_numbers(recipe)
+    assert names["first"].trained == ("flow_head",) and len(names["second"].sources) == 2

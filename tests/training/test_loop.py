@@ -131,6 +131,13 @@ class Nothing(Loss):
         return (Term("nothing", views.images.mean().requires_grad_(), 1.0),)
 
 
+class Unmoved(Loss):
+    """Has no gradient at all, as one that reaches only what is held fast."""
+
+    def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
+        return (Term("unmoved", prediction.points.detach().mean(), 1.0),)
+
+
 def asks_for_flow(prediction, sample):
     return {"flow": require(prediction, "flow").mean().item()}
 
@@ -144,6 +151,9 @@ def with_source(recipe, **changes):
     [
         (lambda r: with_source(r, dataset=WithoutFlow()), "'moving' cannot be learned from: Labels.flow is needed"),
         (lambda r: with_source(r, losses=(Nothing(),)), "no loss reaches a weight"),
+        (lambda r: replace(r, trained=("head", "nose")), "no part of this network is called nose"),
+        (lambda r: replace(r, trained=()), "no part of this network is called nothing"),
+        (lambda r: with_source(r, losses=(Unmoved(),)), "no loss reaches a weight of the network that is trained"),
         (lambda r: with_source(r, losses=()), "needs a loss"),
         (lambda r: with_source(r, dataset=TinyPairs(clips=0)), "needs a loss, clips"),
         (lambda r: replace(r, sources=r.sources * 2), "need names of their own"),
@@ -315,5 +325,7 @@ def test_a_plan_says_what_a_run_comes_to(tmp_path):
     assert (said.steps, said.clips, said.sizes) == (10, 40, ("16x16", "32x16"))
     assert said.sources[1] == "still (50%): TinyPairs, 5 clips, MotionLoss"
     assert plan(tiny_recipe(10, batch=4000)).memory_gib > said.memory_gib
+    held = plan(replace(tiny_recipe(10), trained=("head",)))
+    assert held.parameters == said.parameters and held.memory_gib <= said.memory_gib
     with pytest.raises(UsageError, match=r"Labels\.flow"):
         plan(with_source(simple_recipe(), dataset=WithoutFlow()))

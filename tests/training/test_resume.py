@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,20 @@ def test_a_run_of_some_steps_goes_on_bit_by_bit(whole, tmp_path, step):
     assert stopped.validation is not None and stopped.losses
     assert go_on(tmp_path).step == STEPS
     assert_same_run(tmp_path, whole)
+
+
+def test_a_run_of_which_only_a_part_learns_goes_on_bit_by_bit(tmp_path):
+    recipe = replace(tiny_recipe(4), trained=("head", "encoder.blocks.0.mlp"))
+    choices = {"workers": 0, "log_every": 2}
+    begun = train(recipe, tmp_path / "a", steps=1, **choices)
+    first = load_file(begun.weights)
+    train(recipe, tmp_path / "a", resume=True, **choices)
+    train(recipe, tmp_path / "b", **choices)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    last = load_file(begun.weights)
+    moved = {name for name in last if not torch.equal(first[name], last[name])}
+    assert moved and all(name.startswith(("head.", "encoder.blocks.0.mlp.")) for name in moved), moved
+    assert log_of(tmp_path / "a")[0]["gradient_norms"].keys() == {"head", "encoder", "whole"}
 
 
 def test_a_finished_run_stays_as_it_is(whole):

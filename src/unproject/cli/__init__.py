@@ -10,29 +10,25 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from unproject.cli import machine, show
+from unproject.cli.flags import Switch, flag
+from unproject.cli.weights import weights
 from unproject.errors import INTERRUPTED, PARTIAL, InputError, MemoryLimitError, UnprojectError, UsageError
 
-
-def _flag(kind: str | None = None, short: str | None = None) -> Any:
-    return tyro.conf.arg(metavar=kind, aliases=[short] if short else None, help_behavior_hint="")
-
-
-Source = Annotated[tuple[str, ...], tyro.conf.Positional, _flag("SOURCE ...")]
-Result = Annotated[Path, tyro.conf.Positional, _flag("OUT")]
-RecipeName = Annotated[str, tyro.conf.Positional, _flag("RECIPE")]
-Output = Annotated[Path | None, _flag("FOLDER", "-o")]
-Place = Annotated[Path | None, _flag("PATH")]
-Model = Annotated[str | None, _flag("NAME|PATH")]
-Count = Annotated[int | None, _flag("N")]
-Number = Annotated[float | None, _flag("X")]
-Formats = Annotated[str, _flag("A,B,...")]
-Switch = Annotated[bool, _flag()]
-Quiet = Annotated[bool, _flag(short="-q")]
+Source = Annotated[tuple[str, ...], tyro.conf.Positional, flag("SOURCE ...")]
+Result = Annotated[Path, tyro.conf.Positional, flag("OUT")]
+RecipeName = Annotated[str, tyro.conf.Positional, flag("RECIPE")]
+Output = Annotated[Path | None, flag("FOLDER", "-o")]
+Place = Annotated[Path | None, flag("PATH")]
+Model = Annotated[str | None, flag("NAME|PATH")]
+Count = Annotated[int | None, flag("N")]
+Number = Annotated[float | None, flag("X")]
+Formats = Annotated[str, flag("A,B,...")]
+Quiet = Annotated[bool, flag(short="-q")]
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory", "bad_alloc")
 
@@ -69,7 +65,7 @@ def reconstruct(
         source: A video, a folder or glob of images, or several image files (taken in natural order: 2 before 10).
         output: Folder for the result; needed unless --dry-run.
         sample: Use the sample clip that comes with the package.
-        model: A network: the file of its weights, or the name of some that come with the package.
+        model: A network: the file of its weights, or the name of some that are here (`unproject weights list`).
         long_side: Pixels of the longer side of a network's images; what it was trained on by default.
         refine: Refine from tracks; without a network that is done anyway.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
@@ -240,7 +236,14 @@ def doctor(*, json: Switch = False) -> int:
     return 0
 
 
-_VERBS = {"reconstruct": reconstruct, "train": train, "export": export, "validate": validate, "doctor": doctor}
+_VERBS = {
+    "reconstruct": reconstruct,
+    "train": train,
+    "export": export,
+    "validate": validate,
+    "weights": weights,
+    "doctor": doctor,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

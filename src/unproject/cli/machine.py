@@ -16,7 +16,9 @@ def offers() -> dict[str, Any]:
 
     import torch
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unproject"
+    from unproject.io.cache import cache_folder
+
+    cache = cache_folder()
     nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -28,7 +30,7 @@ def offers() -> dict[str, Any]:
         "device": cuda or ["cpu"],
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
-        "cache": f"{cache} ({'writable' if os.access(nearest, os.W_OK) else 'NOT writable: set XDG_CACHE_HOME'})",
+        "cache": f"{cache} ({'writable' if os.access(nearest, os.W_OK) else 'NOT writable: set UNPROJECT_CACHE'})",
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "extras": [name for name, module in EXTRAS.items() if find_spec(module)],
         "extras_absent": [name for name, module in EXTRAS.items() if not find_spec(module)],

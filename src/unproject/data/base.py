@@ -2,8 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
+import torch
+
+from unproject.tensors import map_tensors
 from unproject.types import Labels, Views
 
 
@@ -41,6 +45,50 @@ class Dataset(ABC):
     @abstractmethod
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The clips of these numbers, as one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOnly(Dataset):
+    """Another dataset of which nothing is known but flow: raw video, as far as a teacher of flow can label it."""
+
+    dataset: Dataset
+
+    @property
+    def count(self) -> int | None:
+        """As many as the other has."""
+        return self.dataset.count
+
+    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
+        """The same clips; nothing else of their labels, and no intrinsics."""
+        sample = self.dataset(numbers, framing)
+        views = replace(sample.views, intrinsics=None)
+        return replace(sample, views=views, labels=Labels(flow=sample.labels.flow))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered(Dataset):
+    """Another dataset whose clips are made once per process and kept: for few small ones that take long to make."""
+
+    dataset: Dataset
+
+    @property
+    def count(self) -> int | None:
+        """As many as the other has."""
+        return self.dataset.count
+
+    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
+        """The same clips."""
+        clips = [_remembered(self.dataset, number, framing) for number in numbers]
+        return Sample(
+            views=map_tensors(lambda *tensors: torch.cat(tensors), *(clip.views for clip in clips)),
+            labels=map_tensors(lambda *tensors: torch.cat(tensors), *(clip.labels for clip in clips)),
+            names=tuple(name for clip in clips for name in clip.names),
+        )
+
+
+@lru_cache(maxsize=2048)
+def _remembered(dataset: Dataset, number: int, framing: Framing) -> Sample:
+    return dataset([number], framing)
 
 
 @dataclass(frozen=True, kw_only=True)

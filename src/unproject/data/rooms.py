@@ -102,15 +102,16 @@ def sample_world(
     batch: int = 1,
     moving: bool = True,
     ring: bool = False,
+    textures: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> World:
     """Draw `batch` worlds of 14 solids each. With `moving` false the movers stand still where they are.
 
     With `ring` the camera's stage is a ring around furniture, else a disc that looks at it. The same seed gives the
-    same worlds on every device.
+    same worlds on every device. `textures` is the seed of what their surfaces show.
     """
-    dice = _dice(seed, batch)
+    dice = _dice(seed, batch, textures)
     plan = _draw_plan(dice, ring)
     bodies = _draw_bodies(dice, plan)
     if not moving:
@@ -131,14 +132,14 @@ def sample_world(
         bank=dice.bank,
     )
     target = torch.device(device)
-    return world.to(target, dtype, default_bank(target, dtype))
+    return world.to(target, dtype, default_bank(target, dtype, textures))
 
 
 def sample_planar_world(
     seed: int, *, batch: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> World:
     """Draw worlds in which a camera on the stage sees one plane: a wide board, near and square to the heading."""
-    dice = _dice(seed, batch)
+    dice = _dice(seed, batch, 0)
     plan = _draw_plan(dice, ring=False)
     board = dice.upright(0, 0, 0, plan.stage.heading) @ dice.upright(plan.stage.outer + dice.uniform(1.0, 2.0), 0, EYE)
     paint = dice.paint("landscape", "abstract", "books", "stone", "terrazzo", period=(1.5, 2.5))
@@ -158,11 +159,11 @@ def sample_planar_world(
         bank=dice.bank,
     )
     target = torch.device(device)
-    return world.to(target, dtype, default_bank(target, dtype))
+    return world.to(target, dtype, default_bank(target, dtype, 0))
 
 
-def _dice(seed: int, batch: int) -> Dice:
-    bank = default_bank(torch.device("cpu"), torch.float32)
+def _dice(seed: int, batch: int, textures: int) -> Dice:
+    bank = default_bank(torch.device("cpu"), torch.float32, textures)
     return Dice(generator=torch.Generator().manual_seed(seed), batch=batch, bank=bank)
 
 

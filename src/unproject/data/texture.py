@@ -64,9 +64,9 @@ class TextureBank:
 
 
 @cache
-def default_bank(device: torch.device, dtype: torch.dtype) -> TextureBank:
-    """The textures of random worlds: the same on every machine, made once per process and device."""
-    bank = make_bank(seed=0, size=256, variants=3)
+def default_bank(device: torch.device, dtype: torch.dtype, seed: int) -> TextureBank:
+    """The textures of random worlds: the same on every machine, made once per process, device and seed."""
+    bank = make_bank(seed=seed, size=256, variants=3)
     return TextureBank(atlas=bank.atlas.to(device, dtype), size=bank.size, variants=bank.variants)
 
 

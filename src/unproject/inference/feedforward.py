@@ -93,7 +93,7 @@ def feed_forward(
                 **_answer(cameras, collected),
                 "weights": weights,
                 "device": str(place),
-                "notes": [*opened.notes, *_assumed(network), *_notes(cameras, collected, sequencing)],
+                "notes": [*opened.notes, *network.notes, *_assumed(network), *_notes(cameras, collected, sequencing)],
             },
         )
         return result if writer is None else writer.finish(result)
@@ -206,6 +206,7 @@ def _weights(network: Reconstructor) -> dict[str, Any]:
         "file": network.origin,
         "sha256": fingerprint(network),
         "licence": network.licence,
+        "made_from": network.made_from,
     }
 
 

@@ -25,6 +25,10 @@ class Reconstructor(nn.Module, ABC):
     """The file that its weights came from; None for weights that were made here."""
     licence: str | None = None
     """Of its weights, where that is known."""
+    made_from: str | None = None
+    """The released file, with its SHA-256, that its weights were imported from."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses these weights should know of them."""
 
     @abstractmethod
     def forward(self, views: Views) -> Prediction:

@@ -1,7 +1,7 @@
 """Weights on disk: files as others released them, and our own safetensors that rebuild their network.
 
-Pickles are read without running code from them. Which network a released file holds is read off the shapes of its
-weights, never from code that it names.
+Pickles are read without running code from them. Which network a released file holds is read off the names and shapes
+of its weights (`models.released`), never from code that it names.
 """
 
 import argparse
@@ -10,9 +10,9 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path, PosixPath
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -22,22 +22,20 @@ from torch import Tensor
 
 from unproject.errors import InputError, UsageError, WeightsError
 from unproject.io.disk import written_whole
-from unproject.models import keys
+from unproject.models import flow_check, keys
 from unproject.models.base import Reconstructor
 from unproject.models.build import from_config
 from unproject.models.compact import Compact, CompactConfig
 from unproject.models.dust3r import Dust3r, Dust3rConfig
-from unproject.models.flow4r import SIZES, Flow4r, Flow4rConfig
-from unproject.nn.croco import TwoViewShape
+from unproject.models.flow3r import Flow3r, Flow3rConfig
+from unproject.models.flow4r import Flow4r, Flow4rConfig
+from unproject.models.released import LICENCES, ONLY_A_START, config_of, layout_of
 
 METADATA = "unproject"
-CONFIGS = {"flow4r": Flow4rConfig, "dust3r": Dust3rConfig, "compact": CompactConfig}
-NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Dust3r: "dust3r", Compact: "compact"}
-SAME_NAMES = keys.Layout([keys.Rename("{rest}", "{rest}")])
-PART_OF = keys.Layout(SAME_NAMES.renames, [keys.Drop("{rest}", "this network has no such part")], fresh="")
-RELEASED_LICENCE = "not stated in the file; that of the released CroCo, DUSt3R and MonST3R weights is CC BY-NC-SA 4.0"
-HEAD_DIM = 64
-"""Width of an attention head in every released network; shapes of weights do not tell it."""
+CONFIGS = {"flow4r": Flow4rConfig, "flow3r": Flow3rConfig, "dust3r": Dust3rConfig, "compact": CompactConfig}
+NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Flow3r: "flow3r", Dust3r: "dust3r", Compact: "compact"}
+SAME_NAMES = keys.Layout(keys.SAME_NAMES)
+PART_OF = keys.Layout(keys.SAME_NAMES, [keys.Drop("{rest}", "this network has no such part")], fresh="")
 
 # What the released pickles hold beside tensors: the training script's arguments and NumPy's numbers, under the names of
 # both of its major versions. All of these only carry data.
@@ -55,6 +53,16 @@ ALLOWED: list[Any] = [
 _DAMAGED = (
     RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AssertionError, AttributeError, struct.error,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a file that `save` wrote says beside its weights."""
+
+    config: Any
+    licence: str | None
+    made_from: str | None
+    notes: tuple[str, ...]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -89,63 +97,20 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     return dict(state)
 
 
-def layout_of(state: Mapping[str, Tensor]) -> Literal["flow4r", "croco", "dust3r"]:
-    """Which released layout these names are of; InputError where none."""
-    if "patch_embed.proj.weight" not in state or "decoder_embed.weight" not in state:
-        raise InputError("no known layout of weights: neither ours nor that of CroCo's family (patch_embed.proj)")
-    if any(key.startswith("dec_blocks2.") for key in state):
-        return "dust3r"
-    return "flow4r" if any(key.startswith("downstream_head1.") for key in state) else "croco"
-
-
-def shape_of(state: Mapping[str, Tensor]) -> TwoViewShape:
-    """The network that weights of CroCo's family belong to, from their shapes.
-
-    The number of attention heads leaves no trace there: it is that of the size we know with these widths, else heads
-    of 64. InputError where the weights that tell the widths are missing.
-    """
-    needed = ("patch_embed.proj.weight", "decoder_embed.weight")
-    absent = [key for key in needed if key not in state]
-    if absent:
-        raise InputError(f"weights without {' and '.join(absent)}: not of CroCo's family, or a part is missing")
-    enc_dim, dec_dim = (len(state[key]) for key in needed)
-    known = next((s for s in SIZES.values() if (s.enc_dim, s.dec_dim) == (enc_dim, dec_dim)), None)
-    return TwoViewShape(
-        enc_dim=enc_dim,
-        enc_depth=_depth(state, "enc_blocks"),
-        enc_heads=known.enc_heads if known else max(1, enc_dim // HEAD_DIM),
-        dec_dim=dec_dim,
-        dec_depth=_depth(state, "dec_blocks"),
-        dec_heads=known.dec_heads if known else max(1, dec_dim // HEAD_DIM),
-        **_head_shape(state),
-    )
-
-
-def _depth(state: Mapping[str, Tensor], stack: str) -> int:
-    numbers = [int(match.group(1)) for key in state if (match := re.match(rf"{stack}\.(\d+)\.", key))]
-    return max(numbers, default=-1) + 1
-
-
-def _head_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    dpt = "downstream_head1.dpt"
-    levels = [state.get(f"{dpt}.act_postprocess.{level}.0.weight") for level in range(4)]
-    narrow = state.get(f"{dpt}.head.0.weight")
-    if narrow is None or any(level is None for level in levels):
-        return {"head": "dpt" if any(key.startswith(dpt) for key in state) else "linear"}
-    widths = tuple(len(level) for level in levels if level is not None)
-    return {"head": "dpt", "dpt_features": narrow.shape[1], "dpt_widths": widths}
+def name_of(model: Reconstructor) -> str:
+    """What its authors call the network: π³ is Flow3r without its flow head."""
+    return "pi3" if isinstance(model, Flow3r) and not model.config.flow else NAME_OF[type(model)]
 
 
 def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
     """The network that a released state dict holds, in the layout of that name, by `explain`'s account.
 
-    ``flow4r`` (one decoder, one head of 8 channels), ``dust3r`` (also MonST3R and St4RTrack), or ``croco``: a Flow4R
-    network with a linear head that starts fresh. InputError lists all keys that do not fit.
+    ``flow4r`` (one decoder, one head of 8 channels), ``dust3r`` (also MonST3R and St4RTrack), ``pi3``, ``flow3r``, or
+    ``croco``: a Flow4R network with a linear head that starts fresh. InputError lists all keys that do not fit.
     """
     if name not in keys.LAYOUTS:
         raise UsageError(f"no layout of weights is called {name!r}; choose one of {', '.join(keys.LAYOUTS)}")
-    shape = shape_of(state)
-    config = Dust3rConfig(shape=shape) if name == "dust3r" else Flow4rConfig(shape=shape)
+    config = config_of(name, state)
     if name == "croco":
         model = from_config(config)
         _fill(model, keys.LAYOUTS[name], state, f"{name} weights")
@@ -154,8 +119,13 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
 
 
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
-    """The same tensors under the released names; `from_official` reads them back unchanged."""
-    name = NAME_OF[type(model)]
+    """The same tensors under the released names; `from_official` reads them back unchanged.
+
+    UsageError for networks of which nobody released weights, and for a Flow4R that says scene flow: names do not tell.
+    """
+    name = name_of(model)
+    if isinstance(model, Flow4r) and model.config.motion != "target_points":
+        raise UsageError("released names mean a network that says P_vt; save this one with checkpoints.save")
     if name not in keys.LAYOUTS:
         raise UsageError(f"nobody else released weights of the {name} network; save them with checkpoints.save")
     layout = keys.LAYOUTS[name]
@@ -199,17 +169,56 @@ def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what
 def start_from(model: Reconstructor, path: Path) -> keys.Report:
     """Fill of a network what a file has for it; what only one side has is left, and is in the report.
 
-    A file that `save` wrote may be of a network with other parts. Of a released file of another layout encoder and
-    decoder are taken. InputError where shapes differ, or nothing fits.
+    A file that `save` wrote may be of a network with other parts. Of a released file of another layout what both have
+    is taken: encoder and decoder in CroCo's family, all but flow between π³ and Flow3r, encoder and trunk from VGGT.
+    A flow head that is taken is decoded as its file's, and the network goes by the file's licence from then on.
+    InputError where shapes differ, a head means something else, or nothing fits.
     """
-    state, own = read_weights(path), NAME_OF[type(model)]
-    layout = PART_OF
-    if _header(path) is None:
-        layout = keys.LAYOUTS[own] if layout_of(state) == own else keys.TRUNK_AS_START
-    report = _fill(model, layout, state, str(path))
-    if not report.having("loaded", "renamed"):
-        raise InputError(f"{path} has no weight that this network ({own}) has; start from another file")
+    state, header = read_weights(path), header_of(path)
+    found = None if header is not None else layout_of(state)
+    report = _fill(model, PART_OF if found is None else _as_start(model, found, path), state, str(path))
+    taken = report.having("loaded", "renamed")
+    if not taken:
+        raise InputError(f"{path} has no weight that this network ({name_of(model)}) has; start from another file")
+    if any(str(line.ours).startswith("head.") for line in taken):
+        _require_same_motion(model, header, path)
+    model.licence = header.licence if found is None else LICENCES[found]
+    if isinstance(model, Flow3r) and any(str(line.ours).startswith("flow_head.") for line in report.having("loaded")):
+        _speak_as(model, header)
     return report
+
+
+def _require_same_motion(model: Reconstructor, header: Header | None, path: Path) -> None:
+    """A head that was trained to say scene flow does not say points, and its shapes do not tell."""
+    theirs = header.config.motion if header is not None and isinstance(header.config, Flow4rConfig) else "target_points"
+    if isinstance(model, Flow4r) and model.config.motion != theirs:
+        raise InputError(
+            f"{path}: its head says {theirs}, this network's {model.config.motion}; start from another file"
+        )
+
+
+def _speak_as(model: Flow3r, header: Header | None) -> None:
+    """Decode flow as the file's own network would."""
+    if header is None:
+        flow_check.settle(model)
+    elif isinstance(header.config, Flow3rConfig):
+        model.config = replace(model.config, flow_convention=header.config.flow_convention)
+
+
+def _as_start(model: Reconstructor, found: str, path: Path) -> keys.Layout:
+    """How a released file of that layout is read for this network."""
+    own = name_of(model)
+    if found == own:
+        return keys.LAYOUTS[own]
+    if isinstance(model, Flow3r) and found == "vggt":
+        return keys.vggt_as_start(model.config.shape.depth)
+    if isinstance(model, Flow3r) and found in ("pi3", "flow3r"):
+        return keys.MULTI_VIEW_AS_START
+    if isinstance(model, Flow4r | Dust3r) and found in ("flow4r", "croco", "dust3r"):
+        return keys.TRUNK_AS_START
+    raise InputError(
+        f"{path} holds weights of {found}, from which a {own} network cannot start; start from another file"
+    )
 
 
 def save(model: Reconstructor, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -217,8 +226,8 @@ def save(model: Reconstructor, path: Path, dtype: torch.dtype | None = None) -> 
 
     In ``dtype`` where one is given: float16 halves a file that is passed on, and `load` gives float32 again.
     """
-    name = NAME_OF[type(model)]
-    header = {"model": name, "config": asdict(model.config), "licence": model.licence}
+    said = {"licence": model.licence, "made_from": model.made_from, "notes": model.notes}
+    header = {"model": NAME_OF[type(model)], "config": asdict(model.config), **said}
     tensors = {key: tensor.detach().to(dtype).contiguous() for key, tensor in model.state_dict().items()}
     with written_whole(path) as beside:
         save_file(tensors, beside, {METADATA: json.dumps(header)})
@@ -227,56 +236,66 @@ def save(model: Reconstructor, path: Path, dtype: torch.dtype | None = None) -> 
 def load(path: Path) -> Reconstructor:
     """The network of a file that `save` wrote, or of a released one whose layout its names tell.
 
-    UsageError for CroCo's weights, which are only where training starts.
+    A released flow head is asked which convention it speaks. UsageError for weights that are only where training
+    starts, as CroCo's.
     """
-    header = _header(path)
+    return network_of(path, read_weights(path))
+
+
+def network_of(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
+    """The same of a file whose tensors were read."""
+    header = header_of(path)
     if header is None:
-        state = read_weights(path)
-        layout = layout_of(state)
-        if layout == "croco":
-            raise UsageError(f"{path} holds weights of CroCo, which have no head: start a training from them")
-        model = from_official(layout, state)
-        model.licence = RELEASED_LICENCE
-        return model
-    if header.get("model") not in CONFIGS:
-        raise InputError(
-            f"{path} holds a model called {header.get('model')!r}; this version knows {', '.join(CONFIGS)}"
-        )
-    config = _config(path, CONFIGS[header["model"]], header["config"])
-    model = _made_of(config, SAME_NAMES, read_weights(path), str(path))
-    model.licence = header.get("licence")
+        return _released(path, state)
+    model = _made_of(header.config, SAME_NAMES, state, str(path))
+    model.licence, model.made_from, model.notes = header.licence, header.made_from, header.notes
     return model
 
 
-def licence_of(path: Path) -> str | None:
-    """Of the weights in a file that `save` wrote, or of a released one; None where it does not say."""
-    header = _header(path)
-    return RELEASED_LICENCE if header is None else header.get("licence")
+def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
+    layout = layout_of(state)
+    if layout in ONLY_A_START:
+        whose = ONLY_A_START[layout]
+        raise UsageError(f"{path} holds weights of {whose}, which are only a start: train from them (--start)")
+    model = from_official(layout, state)
+    model.licence = LICENCES[layout]
+    if isinstance(model, Flow3r):
+        flow_check.settle(model)
+    return model
 
 
-def _header(path: Path) -> dict[str, Any] | None:
+def header_of(path: Path) -> Header | None:
+    """None for files of others; InputError for a network that this version does not know."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(METADATA, "null"))
+            said = json.loads((file.metadata() or {}).get(METADATA, "null"))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged: {error}; fetch it again") from error
-
-
-def _config(path: Path, kind: type, values: Any) -> Any:
-    """The frozen dataclass again, from what JSON made of it."""
+    if said is None:
+        return None
+    if said.get("model") not in CONFIGS:
+        raise InputError(f"{path} holds a model called {said.get('model')!r}; this version knows {', '.join(CONFIGS)}")
     try:
-        return _of_values(kind, values)
-    except (TypeError, KeyError, AttributeError) as error:
+        return Header(
+            config=_of_values(CONFIGS[said["model"]], said["config"]),
+            licence=said.get("licence"),
+            made_from=said.get("made_from"),
+            notes=tuple(said.get("notes", ())),
+        )
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path} describes its network in a way this version does not know: {error}") from error
 
 
 def _of_values(kind: type, values: dict[str, Any]) -> Any:
-    """JSON has no dataclasses and no tuples."""
+    """The frozen dataclass again, from what JSON made of it: that has no dataclasses and no tuples."""
     kinds = get_type_hints(kind)
     absent = [name for name in kinds if is_dataclass(kinds[name]) and name not in values]
     if absent:
         raise KeyError(f"{', '.join(absent)} is missing")
     made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    odd = [f"{k}={v!r}" for k, v in made.items() if get_origin(kinds.get(k)) is Literal and v not in get_args(kinds[k])]
+    if odd:
+        raise ValueError(f"{', '.join(odd)} is not known")
     return kind(**{key: _of_values(kinds[key], v) if isinstance(v, dict) else v for key, v in made.items()})

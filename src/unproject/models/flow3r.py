@@ -5,7 +5,7 @@ own, and reordering the views reorders the answers.
 """
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 import torch
 from einops import rearrange
@@ -19,11 +19,21 @@ from unproject.models.base import Reconstructor
 from unproject.nn.backbone import AlternatingBlocks, CameraHead, RopePrecision, TaskDecoder, TrunkState, token_positions
 from unproject.nn.flow_head import LEVELS, FlowHead
 from unproject.nn.heads import LinearHead
+from unproject.nn.tracking_head import TrackingHead
 from unproject.nn.vit import VisionTransformer, VitShape, whole_patches
 from unproject.tensors import map_tensors
 from unproject.types import Prediction, Views
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+FlowConvention = Literal["pytorch3d", "grid_sample", "pixels"]
+"""What a flow head's two channels say of a pixel of the source.
+
+``pytorch3d``, as released: its place in the target, per axis 1 at the first pixel's centre and -1 at the last one's, so
+x to the left and y up. ``grid_sample``: the same place with -1 at the first (torch's, ``align_corners=True``).
+``pixels``: its displacement.
+"""
+_SIGN = {"pytorch3d": -1.0, "grid_sample": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,18 @@ class Flow3rConfig:
     """Whether it has a flow head: Flow3r, or π³."""
     rope_precision: RopePrecision = "float32"
     """How exact positions are under bfloat16; `reference` is what published numbers were made with."""
+    flow_convention: FlowConvention = "pytorch3d"
+    """Of the weights: what is read from a released file is asked for it (`models.flow_check`)."""
+    flow_head: Literal["factored", "tracking"] = "factored"
+    """From geometry and pose, as released, or by matching: the design that the paper compares it with."""
+    backbone: Literal["pi3", "vggt"] = "pi3"
+    """``vggt``: each view has a camera token, from which its pose is read; that of the first view differs, so the world
+    is its camera's frame as far as training makes it so, and reordering the views changes the answers."""
+
+    @property
+    def special(self) -> int:
+        """Tokens of a view before its patches: the camera token if there is one, then the registers."""
+        return self.shape.registers + (self.backbone == "vggt")
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class RawMaps:
     confidence_logit: Float[Tensor, "B N H W"]
     world_from_cam: Float[Tensor, "B N 4 4"]
     flow: Float[Tensor, "B P H W 2"] | None
-    """As the released head says it; `pixel_flow` tells what that means."""
+    """As the network's convention has it; `pixel_flow` tells what that means."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +107,18 @@ class Grid:
     positions: Int[Tensor, "L 2"]
 
     @staticmethod
-    def of(images: Float[Tensor, "B N 3 H W"], shape: MultiViewShape) -> "Grid":
+    def of(images: Float[Tensor, "B N 3 H W"], config: Flow3rConfig) -> "Grid":
         """UsageError for sizes of no whole patches."""
         size = images.shape[-2:]
-        rows, columns = whole_patches(size, shape.encoder.patch)
-        return Grid((size[0], size[1]), rows, token_positions(rows, columns, shape.registers, images.device))
+        rows, columns = whole_patches(size, config.shape.encoder.patch)
+        return Grid((size[0], size[1]), rows, token_positions(rows, columns, config.special, images.device))
 
 
 @dataclass(frozen=True)
 class _Poses:
     world_from_cam: Float[Tensor, "F 4 4"]
     pooled: tuple[Float[Tensor, "F D"], ...]
-    """Latents of the levels that flow reads, each the mean over a view's patches."""
+    """Latents of the levels that flow reads, each the mean over a view's patches, or that of its camera token."""
     latents: tuple[Float[Tensor, "F K D"], ...] | None
 
 
@@ -120,6 +142,10 @@ class Flow3r(Reconstructor):
         self.register_buffer("image_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.register_token = nn.Parameter(torch.empty(1, 1, shape.registers, dim))
         nn.init.normal_(self.register_token, std=1e-6)
+        if config.backbone == "vggt":
+            self.camera_token = nn.Parameter(torch.empty(1, 2, 1, dim))
+            """Of the first view, and of all others."""
+            nn.init.normal_(self.camera_token, std=1e-6)
         self.encoder = VisionTransformer(shape.encoder)
         self.decoder = AlternatingBlocks(dim, heads, shape.depth)
         self.point_decoder = TaskDecoder(dim, heads, shape.task_depth, dim)
@@ -128,7 +154,11 @@ class Flow3r(Reconstructor):
         self.point_head = LinearHead(dim, 3, shape.encoder.patch)
         self.conf_head = LinearHead(dim, 1, shape.encoder.patch)
         self.camera_head = CameraHead(dim // 2)
-        self.flow_head = FlowHead(dim, shape.flow_widths, shape.flow_features) if config.flow else None
+        self.flow_head: FlowHead | TrackingHead | None = None
+        if config.flow and config.flow_head == "factored":
+            self.flow_head = FlowHead(dim, shape.flow_widths, shape.flow_features)
+        elif config.flow:
+            self.flow_head = TrackingHead(dim, shape.flow_features, shape.encoder.patch)
 
     def forward(self, views: Views) -> Prediction:
         """Points in each view's own camera, poses in a common world, and flow where the network has a head for it.
@@ -142,13 +172,13 @@ class Flow3r(Reconstructor):
             points=raw.points,
             confidence=raw.confidence_logit.sigmoid(),
             world_from_cam=raw.world_from_cam,
-            flow=None if raw.flow is None else pixel_flow(raw.flow),
+            flow=None if raw.flow is None else pixel_flow(raw.flow, self.config.flow_convention),
         )
 
     def raw(self, images: Float[Tensor, "B N 3 H W"], pairs: Int[Tensor, "B P 2"]) -> RawMaps:
         """What the heads say of RGB images in [0, 1] whose sides are multiples of 14."""
         batch, views = images.shape[:2]
-        grid = Grid.of(images, self.config.shape)
+        grid = Grid.of(images, self.config)
         state = self.trunk(images, grid)
         chunks = self._chunks(batch * views, images.device)
         cameras = _joined([self._cameras(state[some], grid, keep=len(chunks) == 1) for some in chunks])
@@ -157,8 +187,11 @@ class Flow3r(Reconstructor):
         )
         flow = None
         if self.flow_head is not None and pairs.shape[1]:
-            item = torch.arange(batch, device=pairs.device)[:, None, None] * views
-            flow = self._flows(self.flow_head, state, grid, cameras, (pairs + item).flatten(0, 1))
+            flat = (pairs + torch.arange(batch, device=pairs.device)[:, None, None] * views).flatten(0, 1)
+            if isinstance(self.flow_head, TrackingHead):
+                flow = self._matched(self.flow_head, state, grid, flat)
+            else:
+                flow = self._flows(self.flow_head, state, grid, cameras, flat)
             flow = flow.unflatten(0, pairs.shape[:2])
         return RawMaps(
             points=points.unflatten(0, (batch, views)),
@@ -177,14 +210,18 @@ class Flow3r(Reconstructor):
         ]
         tokens = torch.cat(patches).to(self.register_token.dtype).unflatten(0, (batch, views))
         tokens = torch.cat([self.register_token.expand(batch, views, -1, -1), tokens], dim=2)
+        if self.config.backbone == "vggt":
+            first, other = self.camera_token.split(1, dim=1)
+            camera = torch.cat([first, other.expand(-1, views - 1, -1, -1)], dim=1)
+            tokens = torch.cat([camera.expand(batch, -1, -1, -1), tokens], dim=2)
         within, over = self.decoder(tokens, grid.positions, self.config.rope_precision)
         return TrunkState(within.flatten(0, 1), over.flatten(0, 1))
 
     def _maps(self, state: TrunkState, grid: Grid) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"]]:
         """Points in each view's own camera, and the logit of confidence."""
-        registers = self.config.shape.registers
-        features, _ = self.point_decoder(state, grid.positions, registers)
-        trust, _ = self.conf_decoder(state, grid.positions, registers)
+        special = self.config.special
+        features, _ = self.point_decoder(state, grid.positions, special)
+        trust, _ = self.conf_decoder(state, grid.positions, special)
         with torch.autocast(features.device.type, enabled=False):
             slope_x, slope_y, log_depth = self.point_head([features], grid.rows).unbind(1)
             depth = log_depth.exp()
@@ -193,19 +230,25 @@ class Flow3r(Reconstructor):
 
     def _cameras(self, state: TrunkState, grid: Grid, *, keep: bool) -> _Poses:
         """Poses and what flow needs of them; with ``keep`` also what it needs of sources, patch by patch."""
-        features, latents = self._pose_features(state, grid)
+        features, latents, pooled = self._pose_features(state, grid)
         with torch.autocast(features.device.type, enabled=False):
             rotation, translation = self.camera_head(features)
             rotation = nearest_rotation(rotation / rotation.norm(dim=-1, keepdim=True))
         return _Poses(
             world_from_cam=from_rt(rotation, translation),
-            pooled=tuple(level.mean(1) for level in latents),
+            pooled=tuple(pooled),
             latents=tuple(latents) if keep else None,
         )
 
-    def _pose_features(self, state: TrunkState, grid: Grid) -> tuple[Tensor, list[Tensor]]:
-        levels = LEVELS if self.config.flow else 0
-        return self.camera_decoder(state, grid.positions, self.config.shape.registers, levels)
+    def _pose_features(self, state: TrunkState, grid: Grid) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """What poses are read from, what flow needs of a source's patches, and what it needs of a target."""
+        levels = LEVELS if isinstance(self.flow_head, FlowHead) else 0
+        if self.config.backbone == "pi3":
+            features, latents = self.camera_decoder(state, grid.positions, self.config.special, levels)
+            return features, latents, [level.mean(1) for level in latents]
+        features, latents = self.camera_decoder(state, grid.positions, 0, levels)
+        cameras, patches = [level[:, 0] for level in latents], features.shape[1] - self.config.special
+        return features[:, :1], [camera[:, None].expand(-1, patches, -1) for camera in cameras], cameras
 
     def _flows(
         self, head: FlowHead, state: TrunkState, grid: Grid, cameras: _Poses, pairs: Int[Tensor, "P 2"]
@@ -215,9 +258,9 @@ class Flow3r(Reconstructor):
         flows = []
         for some in pairs.split(max(1, at_once)):
             sources, place = some[:, 0].unique(return_inverse=True)
-            _, geometry = self.point_decoder(state[sources], grid.positions, self.config.shape.registers, LEVELS)
+            _, geometry = self.point_decoder(state[sources], grid.positions, self.config.special, LEVELS)
             if cameras.latents is None:
-                _, pose = self._pose_features(state[sources], grid)
+                _, pose, _ = self._pose_features(state[sources], grid)
             else:
                 pose = [level[sources] for level in cameras.latents]
             with torch.autocast(pairs.device.type, enabled=False):
@@ -231,6 +274,20 @@ class Flow3r(Reconstructor):
             flows.append(rearrange(flow, "p c h w -> p h w c"))
         return torch.cat(flows)
 
+    def _matched(
+        self, head: TrackingHead, state: TrunkState, grid: Grid, pairs: Int[Tensor, "P 2"]
+    ) -> Float[Tensor, "P H W 2"]:
+        """Of (source, target) views, both numbered through the batch."""
+        at_once = len(pairs) if torch.is_grad_enabled() else self.views_at_once
+        flows = []
+        for some in pairs.split(max(1, at_once)):
+            views, place = some.unique(return_inverse=True)
+            _, (features,) = self.point_decoder(state[views], grid.positions, self.config.special, 1)
+            with torch.autocast(pairs.device.type, enabled=False):
+                flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
+            flows.append(rearrange(flow, "p c h w -> p h w c"))
+        return released_flow(torch.cat(flows), self.config.flow_convention)
+
     def _chunks(self, count: int, device: torch.device) -> list[Tensor]:
         """Numbers of views that are worked on together; all of them where gradients are wanted."""
         at_once = count if torch.is_grad_enabled() else self.views_at_once
@@ -243,31 +300,46 @@ def _joined(parts: list[_Poses]) -> _Poses:
     return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
 
 
-def pixel_flow(raw: Float[Tensor, "*batch H W 2"]) -> Float[Tensor, "*batch H W 2"]:
-    """Displacement in pixels, from what the released flow head says.
-
-    It says where a pixel goes, in PyTorch3D's coordinates: each axis from 1 at the first pixel's centre to -1 at the
-    last one's, x to the left and y up.
-    """
-    height, width = raw.shape[-3:-1]
-    last = raw.new_tensor([width - 1, height - 1])
-    start = pixel_grid(height, width, raw.dtype).to(raw.device) - 0.5
-    return (1 - raw) * last / 2 - start
+def pixel_flow(
+    raw: Float[Tensor, "*batch H W 2"], convention: FlowConvention = "pytorch3d"
+) -> Float[Tensor, "*batch H W 2"]:
+    """Displacement in pixels, from what a flow head says; the released one speaks PyTorch3D's coordinates."""
+    if convention == "pixels":
+        return raw
+    start, last = _centres(raw)
+    return (1 + _SIGN[convention] * raw) * last / 2 - start
 
 
-def released_flow(pixels: Float[Tensor, "*batch H W 2"]) -> Float[Tensor, "*batch H W 2"]:
+def released_flow(
+    pixels: Float[Tensor, "*batch H W 2"], convention: FlowConvention = "pytorch3d"
+) -> Float[Tensor, "*batch H W 2"]:
     """The inverse of `pixel_flow`: what the head is trained to say of a displacement in pixels."""
-    height, width = pixels.shape[-3:-1]
-    last = pixels.new_tensor([width - 1, height - 1])
-    start = pixel_grid(height, width, pixels.dtype).to(pixels.device) - 0.5
-    return 1 - 2 * (start + pixels) / last
+    if convention == "pixels":
+        return pixels
+    start, last = _centres(pixels)
+    return _SIGN[convention] * (2 * (start + pixels) / last - 1)
 
 
-def config(size: str = "large", *, flow: bool = True, rope_precision: RopePrecision = "float32") -> Flow3rConfig:
-    """Released networks are ``large``."""
+def _centres(maps: Float[Tensor, "*batch H W 2"]) -> tuple[Float[Tensor, "H W 2"], Float[Tensor, " 2"]]:
+    """Of all pixels, counted from the first one's; and of the last one."""
+    height, width = maps.shape[-3:-1]
+    return pixel_grid(height, width, maps.dtype).to(maps.device) - 0.5, maps.new_tensor([width - 1, height - 1])
+
+
+def config(
+    size: str = "large",
+    *,
+    flow: bool = True,
+    rope_precision: RopePrecision = "float32",
+    flow_head: Literal["factored", "tracking"] = "factored",
+    backbone: Literal["pi3", "vggt"] = "pi3",
+) -> Flow3rConfig:
+    """Released networks are ``large``, with factored flow and the backbone of π³."""
     if size not in SIZES:
         raise UsageError(f"there is no size {size!r} of this network; choose one of {', '.join(SIZES)}")
-    return Flow3rConfig(shape=SIZES[size], flow=flow, rope_precision=rope_precision)
+    return Flow3rConfig(
+        shape=SIZES[size], flow=flow, rope_precision=rope_precision, flow_head=flow_head, backbone=backbone
+    )
 
 
 def pi3_config(size: str = "large", *, rope_precision: RopePrecision = "float32") -> Flow3rConfig:

@@ -39,7 +39,7 @@ class Layout:
 
     renames: Sequence[Rename]
     drops: Sequence[Drop] = ()
-    fresh: str | None = None
+    fresh: str | tuple[str, ...] | None = None
     """Our keys that begin so may be absent from a file: the network keeps what it started with."""
 
 
@@ -105,6 +105,11 @@ def _place(layout: Layout, key: str, tensor: Tensor, ours: Mapping[str, torch.Si
     return Line(key, name, "loaded" if key == name else "renamed")
 
 
+def has_place(layout: Layout, key: str) -> bool:
+    """Whether the table has a row for an official key."""
+    return to_our_name(layout, key) is not None or any(_match(drop.official, key) for drop in layout.drops)
+
+
 def to_our_name(layout: Layout, key: str) -> str | None:
     """Our name of an official key, None if the table has no row for it."""
     return next((name for row in layout.renames if (name := _rewrite(row.official, row.ours, key))), None)
@@ -166,6 +171,8 @@ UNREACHED = [
     Drop(f"downstream_head{side}.dpt.scratch.refinenet4.resConfUnit1.{{rest}}", "no data reaches it") for side in (1, 2)
 ]
 PAINTER = Drop("prediction_head.{leaf}", "paints hidden patches in CroCo's pre-training")
+SAME_NAMES = [Rename("{rest}", "{rest}")]
+"""Of our own files, and of networks whose weights we call as their authors do."""
 
 LAYOUTS = {
     "flow4r": Layout([*trunk(), *head("downstream_head1", "head")], [MASKED, *UNREACHED]),
@@ -179,6 +186,8 @@ LAYOUTS = {
         ],
         [MASKED, *UNREACHED],
     ),
+    "pi3": Layout(SAME_NAMES),
+    "flow3r": Layout(SAME_NAMES),
 }
 """Layouts of whole networks: what `from_official` reads and `to_official` writes."""
 
@@ -194,3 +203,34 @@ TRUNK_AS_START = Layout(
     "head.",
 )
 """CroCo, DUSt3R, MonST3R, or Flow4R with another head, as the start of a Flow4R network."""
+
+MULTI_VIEW_AS_START = Layout(SAME_NAMES, [Drop("flow_head.{rest}", "this network has no flow head")], "flow_head.")
+"""π³ as the start of Flow3r, or the other way round: only the flow head is on one side alone."""
+
+VGGT_BLOCKS = 24
+"""Of each kind: within a frame, and over all frames."""
+_VGGT_ALONE = [
+    Drop("aggregator.patch_embed.mask_token", "stands for hidden patches in DINOv2's pre-training only"),
+    Drop("aggregator.camera_token", "VGGT tells its first frame from the others, a set has no first"),
+    Drop("aggregator.register_token", "VGGT tells its first frame from the others, a set has no first"),
+    *(Drop(f"{part}_head.{{rest}}", "the heads are not part of the start") for part in ("camera", "point", "depth")),
+    Drop("track_head.{rest}", "the heads are not part of the start"),
+]
+
+
+def vggt_as_start(depth: int) -> Layout:
+    """VGGT (arXiv 2503.11651) as the start of encoder and trunk of a π³ or Flow3r whose trunk has so many blocks.
+
+    VGGT counts blocks within a frame and over all frames apart, we count them in the order in which they run. So every
+    block has a row of its own.
+    """
+    rows, deeper = [Rename("aggregator.patch_embed.{rest}", "encoder.{rest}")], []
+    for k in range(VGGT_BLOCKS):
+        for kind, number in (("frame_blocks", 2 * k), ("global_blocks", 2 * k + 1)):
+            block = f"aggregator.{kind}.{k}.{{rest}}"
+            if number < depth:
+                rows.append(Rename(block, f"decoder.{number}.{{rest}}"))
+            else:
+                deeper.append(Drop(block, f"this trunk ends after {depth} blocks, VGGT's after {2 * VGGT_BLOCKS}"))
+    ours_alone = ("image_", "register_token", "point_", "conf_", "camera_", "flow_head.")
+    return Layout(rows, [*_VGGT_ALONE, *deeper], ours_alone)

@@ -16,7 +16,7 @@ from unproject.models.base import Reconstructor
 from unproject.models.build import from_config
 from unproject.training.device import Place
 from unproject.training.log import Meter
-from unproject.training.optimiser import make_optimiser
+from unproject.training.optimiser import hold, make_optimiser
 from unproject.training.recipe import Recipe
 
 
@@ -52,6 +52,7 @@ def fresh_state(recipe: Recipe, where: Place) -> State:
     np.random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     model = from_config(recipe.model).to(where.device).train()
+    hold(model, recipe.trained)
     average = None
     if recipe.schedule.ema_decay is not None:
         average = copy.deepcopy(model).requires_grad_(False).eval()

@@ -133,9 +133,10 @@ def _check_choices(**choices: float | None) -> None:
 def _start(state: State, path: Path) -> dict[str, Any]:
     """Fill network and average from a file; what became of its keys."""
     report = checkpoints.start_from(state.model, path)
-    state.keep_licence(checkpoints.licence_of(path))
+    state.keep_licence(state.model.licence)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
+        state.average.config = state.model.config  # what a flow head says is part of its weights
     return {
         "file": str(path),
         "licence": state.model.licence,

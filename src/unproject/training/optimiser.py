@@ -5,7 +5,25 @@ import math
 import torch
 from torch import Tensor, nn
 
+from unproject.errors import UsageError
 from unproject.training.recipe import Schedule
+
+
+def hold(model: nn.Module, trained: tuple[str, ...] | None) -> None:
+    """Hold all weights fast but those of the parts that are trained; UsageError for a part that there is not."""
+    if trained is None:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    absent = [part for part in trained if not any(_belongs(name, part) for name in names)]
+    if absent or not trained:
+        parts = ", ".join(dict.fromkeys(part_of(name) for name in names))
+        raise UsageError(f"no part of this network is called {', '.join(absent) or 'nothing'}; Recipe.trained: {parts}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(_belongs(name, part) for part in trained))
+
+
+def _belongs(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -52,9 +70,11 @@ def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None
     """Shorten the gradient of the whole, or of each part by itself, to the norm of the schedule."""
     if not schedule.clip_parts:
         norms = dict.fromkeys(norms, torch.stack(list(norms.values())).norm())
+    own: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        own.setdefault(part_of(name), []).append(parameter)
     for part, norm in norms.items():
-        own = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
-        torch.nn.utils.clip_grads_with_norm_(own, schedule.clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(own[part], schedule.clip_norm, norm)
 
 
 def part_of(name: str) -> str:

@@ -50,6 +50,8 @@ def _forward_backward(
         totals.append(value.total)
         values |= {f"{source.name}/{name}.{term.name}": term.value.detach() for term in value.terms}
     total = torch.stack(totals).sum()
+    if not total.requires_grad:
+        raise ValueError("no loss reaches a weight of the network that is trained")
     (total / passes).backward()
     return {**values, f"{source.name}/total": total.detach()}
 

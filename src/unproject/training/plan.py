@@ -45,7 +45,8 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
     state = fresh_state(recipe, where)
     kept = max(_kept_bytes(state.model, replace(recipe, sources=(source,)), where) for source in recipe.sources)
     weights = sum(parameter.numel() for parameter in state.model.parameters())
-    copies = 4 + (state.average is not None)  # the weights, gradients, two moments, and the average
+    learned = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
+    numbers = weights * (1 + (state.average is not None)) + 3 * learned  # gradients and two moments of what learns
     size = schedule.batch // schedule.passes
     shares = sum(source.share for source in recipe.sources)
     passes = f" in {schedule.passes} passes" if schedule.passes > 1 else ""
@@ -65,7 +66,7 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
         else f"{len(recipe.validation.numbers)} clips every {recipe.validation.every} steps",
         device=str(where.device),
         dtype=str(where.dtype).removeprefix("torch."),
-        memory_gib=round((BASE_BYTES + 4 * copies * weights + size * kept) / 2**30, 2),
+        memory_gib=round((BASE_BYTES + 4 * numbers + size * kept) / 2**30, 2),
     )
 
 

@@ -80,3 +80,5 @@ class Recipe:
     schedule: Schedule
     validation: Validation | None = None
     seed: int = 0
+    trained: tuple[str, ...] | None = None
+    """Parts of the network that learn, by the names of their weights up to a dot: ``("flow_head",)``; None for all."""
