@@ -25,7 +25,7 @@ class Similarity:
 
     @staticmethod
     def exp(step: Float[Tensor, "*batch 7"]) -> "Similarity":
-        """From rotation vector, translation and logarithm of scale; each by itself, not the exponential of the group."""
+        """From rotation vector, translation and logarithm of scale, each by itself: not the group's exponential."""
         return Similarity(step[..., 6].exp(), so3_exp(step[..., :3]), step[..., 3:6])
 
     def log(self) -> Float[Tensor, "*batch 7"]:
