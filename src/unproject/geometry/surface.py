@@ -8,6 +8,7 @@ from torch.nn.functional import conv2d, max_pool2d, pad
 JUMP = 0.03
 """Share of depth by which it may change within three pixels."""
 ROUNDS = 4
+CAUTION = 2.0
 BEND_DEG = 5.0
 """Angle by which the surface may turn there."""
 
@@ -102,9 +103,10 @@ def _pattern_left(log_depth: Tensor, valid: Tensor, patch: int) -> Float[Tensor,
     if float(count.min()) < 2:
         return none
     mean = total / count
-    chance = ((square / count - mean.square()).clamp(min=0) / count).mean()
+    # Views of one scene repeat each other's chances: only the patches of one view count as tries.
+    chance = ((square / count - mean.square()).clamp(min=0) / count).mean() * len(log_depth)
     mean = mean - mean.mean()
-    return mean * (1 - chance / mean.square().mean().clamp(min=torch.finfo(mean.dtype).tiny)).clamp(min=0)
+    return mean * (1 - CAUTION * chance / mean.square().mean().clamp(min=torch.finfo(mean.dtype).tiny)).clamp(min=0)
 
 
 def without_pattern(log_depth: Float[Tensor, "F H W"], pattern: Float[Tensor, "patch patch"]) -> Float[Tensor, "F H W"]:

@@ -147,7 +147,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         tokens, pixels = shape.registers + rows * columns, height * width
         numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
         if self.tells_flow:
-            numbers += pixels * (2 * shape.flow_features * at_once + 8 * views)
+            numbers += pixels * (2 * shape.flow_features * min(2 * views - 2, self.views_at_once) + 8 * views)
         return 4 * numbers
 
     def forward(self, views: Views) -> Prediction:
