@@ -48,7 +48,7 @@ class ManyViews(Reconstructor, MultiViewNetwork):
     def tells_flow(self) -> bool:
         return self.flow
 
-    def working_bytes(self, views: int, height: int, width: int) -> int:
+    def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
         return 100 * views * height * width
 
     def forward(self, views: Views) -> Prediction:
@@ -58,7 +58,7 @@ class ManyViews(Reconstructor, MultiViewNetwork):
         gauge = Similarity.exp(torch.randn(7, generator=self.random, dtype=torch.float64))
         self.gauges.append(gauge)
         growth = 1 + self.drift * torch.linspace(-0.5, 0.5, len(frames), dtype=torch.float64)
-        depth = torch.ones_like(made.depth[0, frames])
+        depth = torch.ones_like(made.depth[0, frames], dtype=torch.float64)
         depth = depth * growth[:, None, None] * gauge.scale
         if self.noise:
             coarse = torch.randn(1, len(depth), 4, 5, generator=self.random, dtype=torch.float64)
@@ -69,7 +69,7 @@ class ManyViews(Reconstructor, MultiViewNetwork):
         flow = None
         if self.flow:
             flow = torch.stack([optical_flow(made, int(frames[i]), int(frames[j])) for i, j in views.pairs[0]], 1)
-        steps = made.world_from_cam[0, frames]
+        steps = made.world_from_cam[0, frames].double()
         centre = steps[:1, :3, 3]
         grown = steps.clone()
         grown[:, :3, 3] = centre + (steps[:, :3, 3] - centre) * growth[:, None]

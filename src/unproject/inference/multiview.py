@@ -20,7 +20,7 @@ from torch import Tensor
 from unproject.inference import view_windows
 from unproject.inference.anchored import MaskOf
 from unproject.inference.checkpoint import from_arrays, to_arrays
-from unproject.inference.network_input import IN_TIME, NetworkInput, window_length
+from unproject.inference.network_input import NetworkInput, window_length
 from unproject.inference.network_result import Answer, MapsSink
 from unproject.inference.stitched import Stitched, stitched, written
 from unproject.inference.view_maps import Asked, DenseView, SeenWindow, read
@@ -83,8 +83,7 @@ def seen_in_windows(
         if sink.writer is not None:
             shelf = sink.writer
         ordered, marks = _looked_at(given, shown, progress)
-        length = window_length(network, given.source, long_side)
-        length = min(length, IN_TIME) if ordered else length
+        length = window_length(network, given.source, long_side, ordered)
         overlap = max(1, min(OVERLAP, length // 3))
         if ordered:
             planned = view_windows.in_time(count, length, overlap)

@@ -26,8 +26,10 @@ BYTES_PER_PIXEL = 2500
 
 
 GREY = 0.45
-BYTES_PER_VIEW_PIXEL = 40
-"""Of a window: images, and points, confidence and flow as they come back."""
+LIBRARIES, LIBRARIES_OF_PAIRS = 0.36e9, 0.65e9
+"""Bytes of a process before any network; measured with networks of many views, and with pairs' batches on top."""
+BYTES_PER_VIEW_PIXEL = 80
+"""Of a window: points, confidence and flow as they come back, and the maps that are made of them."""
 BYTES_PER_WORK_PIXEL = 400
 """Of the few maps that are worked on at a time once the network is done."""
 IN_TIME = 32
@@ -136,28 +138,34 @@ def memory_gib(network: Reconstructor, source: Source, long_side: int) -> float:
     That is one batch of pairs, or one window of views for a network that sees many at once.
     """
     if isinstance(network, MultiViewNetwork):
-        return _window_gib(network, source, long_side, window_length(network, source, long_side))
+        in_time = source.kind == "video"
+        return _window_gib(network, source, long_side, window_length(network, source, long_side, in_time), in_time)
     width, height = _largest(network, source, long_side)
     at_once = 1 if isinstance(network, TwoViewNetwork) else 2  # heads of both sides where they cannot be told apart
     batch = at_once * min(BATCH[_device(network).type], len(source))
-    return (_resident(network, source) + batch * width * height * BYTES_PER_PIXEL) / 2**30
+    return (_resident(network, source, LIBRARIES_OF_PAIRS) + batch * width * height * BYTES_PER_PIXEL) / 2**30
 
 
-def window_length(network: Reconstructor, source: Source, long_side: int) -> int:
-    """Views in a window: of a video `IN_TIME`, of photos all, or as many as fit into memory; two where none do."""
-    wanted = len(source) if source.kind == "images" else min(len(source), IN_TIME)
+def window_length(network: Reconstructor, source: Source, long_side: int, in_time: bool) -> int:
+    """Views in a window: of what follows in time `IN_TIME`, of photos all, or as many as fit; two where none do."""
+    wanted = min(len(source), IN_TIME) if in_time else len(source)
     there = SPARE * there_gib(_device(network))
-    fits = bisect_right(range(wanted), there, key=lambda one: _window_gib(network, source, long_side, one + 1))
+    fits = bisect_right(range(wanted), there, key=lambda one: _window_gib(network, source, long_side, one + 1, in_time))
     return max(fits, min(2, wanted))
 
 
-def _window_gib(network: Reconstructor, source: Source, long_side: int, views: int) -> float:
-    """With so many views in a window: what the network needs, the images and maps of all, the work on one view."""
+def _window_gib(network: Reconstructor, source: Source, long_side: int, views: int, in_time: bool) -> float:
+    """With so many views in a window: the images, and what the network needs or then the work on its maps.
+
+    In time, a network is asked for flow between neighbours, both ways round.
+    """
     if not isinstance(network, MultiViewNetwork):
         raise ValueError(f"{type(network).__name__} does not see many views at once")
     width, height = _largest(network, source, long_side)
-    kept = width * height * (BYTES_PER_VIEW_PIXEL * views + BYTES_PER_WORK_PIXEL)
-    return (_resident(network, source) + network.working_bytes(views, height, width) + kept) / 2**30
+    pixels, pairs = width * height, 2 * (views - 1) if in_time else 0
+    after = pixels * (BYTES_PER_VIEW_PIXEL * views + BYTES_PER_WORK_PIXEL)
+    needed = 12 * views * pixels + max(network.working_bytes(views, pairs, height, width), after)
+    return (_resident(network, source, LIBRARIES) + needed) / 2**30
 
 
 def _largest(network: Reconstructor, source: Source, long_side: int) -> tuple[int, int]:
@@ -172,12 +180,12 @@ def _device(network: Reconstructor) -> torch.device:
     return next(network.parameters()).device
 
 
-def _resident(network: Reconstructor, source: Source) -> float:
+def _resident(network: Reconstructor, source: Source, libraries: float) -> float:
     """Bytes that are taken whatever is worked on."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     if _device(network).type != "cpu":
         return weights
-    return weights + 0.65e9 + 12 * max(info.width * info.height for info in source.infos)
+    return weights + libraries + 12 * max(info.width * info.height for info in source.infos)
 
 
 def there_gib(device: torch.device) -> float:

@@ -29,7 +29,7 @@ class PairFlows:
     """By geometry: the target's depth is that of the source's surface, if it stands still."""
     motion: Float[Tensor, "*batch P H W"]
     """In [0, 1], one half where flow and induced flow differ by four times what is usual where both see a surface; 0
-    where nothing confirms it: neither does flow come back by the pair the other way round, nor is there covisibility."""
+    where nothing confirms it: flow does not come back by the pair the other way round, and there is no covisibility."""
 
     def resized(self, height: int, width: int) -> "PairFlows":
         """For images of another size, as the originals: linear between pixels, or the nearest where it is yes or no."""

@@ -50,8 +50,8 @@ class MultiViewNetwork(ABC):
         """Whether it says how pixels move between the pairs it is asked for."""
 
     @abstractmethod
-    def working_bytes(self, views: int, height: int, width: int) -> int:
-        """Peak of a call on one item without gradients, beyond its weights; pairs are neighbours, both ways round."""
+    def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
+        """Peak of a call on one item without gradients, beyond its weights."""
 
 
 def trunk_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager:

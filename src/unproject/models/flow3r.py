@@ -136,7 +136,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """Flow3r does, π³ does not."""
         return self.flow_head is not None
 
-    def working_bytes(self, views: int, height: int, width: int) -> int:
+    def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
         """Peak of a call in float32, by the widest layers; measured to be right within a tenth of a process's peak.
 
         Each token of all views takes 14 vectors (states, queries, keys, values); each of those that task decoders work
@@ -146,8 +146,8 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         rows, columns = whole_patches(torch.Size((height, width)), shape.encoder.patch)
         tokens, pixels = shape.registers + rows * columns, height * width
         numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
-        if self.tells_flow:
-            numbers += pixels * (2 * shape.flow_features * min(2 * views - 2, self.views_at_once) + 8 * views)
+        if self.tells_flow and pairs:
+            numbers += pixels * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
         return 4 * numbers
 
     def forward(self, views: Views) -> Prediction:
