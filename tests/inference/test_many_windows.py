@@ -1,5 +1,6 @@
 """Photos, loops, sizes and memory: what a run of many views makes of what it is given."""
 
+import resource
 from dataclasses import replace
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 from many_views import ManyViews
 
+from benchmarks.multiview_memory import predicted_and_measured
 from unproject.data.synthetic import Rendering, photo_orbit
 from unproject.errors import MemoryLimitError, UsageError
 from unproject.geometry import rigid
@@ -17,6 +19,7 @@ from unproject.inference.reconstruct import plan, reconstruct
 from unproject.inference.stitched import stitched
 from unproject.inference.view_maps import Asked, read
 from unproject.io.source import open_source
+from unproject.io.validate import validate
 from unproject.models import build
 from unproject.types import FrameInfo, Prediction, Views
 
@@ -121,7 +124,7 @@ def test_a_loop_takes_drift_away(made):
         return float((last / first).log().abs())
 
     before, after = drift(windows), drift([*windows, *loops])
-    assert before > 0.03 and after < 0.4 * before
+    assert before > 0.03 and after < 0.6 * before
 
 
 @pytest.mark.parametrize("sizes", [[(96, 64)] * 3, [(64, 96), (96, 64), (50, 50), (17, 200)]])
@@ -197,3 +200,36 @@ def test_a_full_device_says_what_would_fit(photos, monkeypatch):
 def test_a_reference_mask_is_refused(photos, tmp_path):
     with pytest.raises(UsageError, match="two-view network"):
         reconstruct(photos, model=build("pi3", "tiny"), reference_mask=tmp_path / "mask.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["video", "photos"])
+def test_a_small_network_on_long_input_in_bounded_memory(tmp_path, write_video, kind):
+    """300 frames, or 40 photos; shape is tested, not quality."""
+    count = 300 if kind == "video" else 40
+    canvas = np.random.default_rng(0).integers(0, 255, (96, 1000, 3), np.uint8)
+    canvas = cv2.GaussianBlur(canvas, (9, 9), 0)
+    starts = np.linspace(0, 870, count).astype(int)
+    frames = [np.ascontiguousarray(canvas[:, start : start + 128]) for start in starts]
+    if kind == "video":
+        source = write_video(tmp_path / "clip.mp4", frames)
+    else:
+        source = tmp_path / "photos"
+        source.mkdir()
+        for number, view in enumerate(np.random.default_rng(1).permutation(count)):
+            cv2.imwrite(str(source / f"{number:03d}.png"), frames[view])
+    network = build("flow3r", "small").eval()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = reconstruct(source, model=network, long_side=112, output=tmp_path / "out")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    assert grown < 0.6
+    assert len(found.maps) == count and found.maps[count - 1].depth.shape == (84, 112)
+    assert found.cameras.found.all() and validate(tmp_path / "out").passed
+    assert max(map(len, found.provenance["windows"])) == (32 if kind == "video" else count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["4x112x112", "8x224x224"])
+def test_predicted_memory_is_within_a_fifth_of_measured(case):
+    said, found = predicted_and_measured("flow3r", "small", case)
+    assert abs(said / found - 1) < 0.2
