@@ -9,7 +9,7 @@ import torch
 from many_views import ManyViews
 from oracle import clip
 
-from unproject.data.synthetic import Rendering
+from unproject.data.synthetic import Rendering, scene_flow
 from unproject.geometry import rigid
 from unproject.inference import network_input
 from unproject.inference.reconstruct import reconstruct
@@ -90,8 +90,17 @@ def test_what_moves_is_marked(made, exact):
     moving, said = made.motion[0], found.motion > 0.5
     assert (said & ~moving).sum() < 0.02 * (~moving).sum()
     assert (said & moving).sum() > 0.3 * moving.sum()
-    flow = found.scene_flow
-    assert flow[:-1][said[:-1]].norm(dim=-1).min() > 0 and not flow[~said].any() and not flow[-1].any()
+
+
+def test_scene_flow_is_how_what_moves_goes_on(made, exact):
+    found, _ = exact
+    flow, said = found.scene_flow, found.motion > 0.5
+    assert not flow[found.motion < 0.49].any() and not flow[-1].any()
+    both = said[10] & made.motion[0, 10]
+    unit = (found.depth[10].double() / made.depth[0, 10])[both].median()
+    truth = scene_flow(made, 10, 11)[0][both] @ made.world_from_cam[0, 0, :3, :3]
+    error = (flow[10][both] / unit - truth).norm(dim=-1)
+    assert both.sum() > 20 and error.median() < 0.05 * truth.norm(dim=-1).median()
 
 
 def test_tracks_stand_still(exact):

@@ -26,12 +26,14 @@ def at_size(maps: FrameMaps, width: int, height: int) -> FrameMaps:
     nearest = _at(depth[..., None], near)[..., 0]
     between = 1 / _at(1 / depth.clamp(min=1e-12)[..., None], uv)[..., 0]
     smooth = (between / nearest - 1).abs() <= EDGE
+    shares = torch.stack([maps.confidence, maps.motion], dim=-1)
+    between_shares, nearest_shares = _at(shares, uv), _at(shares, near)
     shrink = torch.diag(torch.cat([1 / ratio, torch.ones(1)])).double()
     return FrameMaps(
         depth=torch.where(smooth, between, nearest),
         valid=_at(maps.valid[..., None].float(), near)[..., 0] > 0.5,
-        confidence=torch.where(smooth, *(_at(maps.confidence[..., None], place)[..., 0] for place in (uv, near))),
-        motion=torch.where(smooth, *(_at(maps.motion[..., None], place)[..., 0] for place in (uv, near))),
+        confidence=torch.where(smooth, between_shares[..., 0], nearest_shares[..., 0]),
+        motion=torch.where(smooth, between_shares[..., 1], nearest_shares[..., 1]),
         to_original=maps.to_original.double() @ shrink,
         rgb=None if maps.rgb is None else _at(maps.rgb.float(), uv).round().to(torch.uint8),
         scene_flow=None if maps.scene_flow is None else _at(maps.scene_flow, near),
