@@ -79,9 +79,9 @@ def seen_in_windows(
     count = len(given.sizes)
     with ExitStack() as stack:
         shown = stack.enter_context(FrameStore())
-        shelf: Shelf = Drawer(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unproject-windows-"))))
-        if sink.writer is not None:
-            shelf = sink.writer
+        shelf: Shelf | None = sink.writer
+        if shelf is None:
+            shelf = Drawer(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unproject-windows-"))))
         ordered, marks = _looked_at(given, shown, progress)
         length = window_length(network, given.source, long_side, ordered)
         overlap = max(1, min(OVERLAP, length // 3))
