@@ -166,11 +166,12 @@ def test_any_aspect_with_a_real_network(tmp_path, size):
 
 
 def test_sizes_are_whole_patches():
-    assert fitted(1920, 1080, 512) == (512, 288) and fitted(1080, 1920, 512) == (288, 512)
-    assert fitted(640, 480, 512) == (512, 384) and fitted(3000, 10, 512) == (512, 16)
-    assert fitted(100, 100, 224) == (224, 224)
+    assert fitted(1920, 1080, 512, 16) == (512, 288) and fitted(1080, 1920, 512, 16) == (288, 512)
+    assert fitted(640, 480, 512, 16) == (512, 384) and fitted(3000, 10, 512, 16) == (512, 16)
+    assert fitted(100, 100, 224, 16) == (224, 224)
+    assert fitted(1920, 1080, 518, 14) == (518, 294) and fitted(160, 120, 160, 8) == (160, 120)
     with pytest.raises(UsageError, match="--long-side 8"):
-        fitted(640, 480, 8)
+        fitted(640, 480, 8, 16)
 
 
 def test_from_the_command_line(folder, tmp_path, capsys):

@@ -83,7 +83,10 @@ def plan(
     else:
         network = model if isinstance(model, Reconstructor) else load(model, device, dtype)
         side = network.long_side if long_side is None else long_side
-        memory, (width, height) = memory_gib(network, opened, side), fitted(first.width, first.height, side)
+        memory, (width, height) = (
+            memory_gib(network, opened, side),
+            fitted(first.width, first.height, side, network.patch),
+        )
     return Plan(
         kind=opened.kind,
         frames=len(opened),

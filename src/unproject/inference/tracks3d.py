@@ -76,7 +76,9 @@ class TrackLifter:
 def longest(tracks: Tracks, frames: int) -> np.ndarray:
     """The longest tracks of each of `SECTIONS` stretches of time, in turns, until there are `MOST`."""
     length = tracks.lengths().numpy()
-    middle = np.bincount(tracks.track.numpy(), weights=tracks.view.numpy(), minlength=len(length)) / length
+    middle = np.bincount(tracks.track.numpy(), weights=tracks.view.numpy(), minlength=len(length)) / np.maximum(
+        length, 1
+    )
     section = (SECTIONS * middle / frames).astype(int)
     order = np.lexsort((-length, section))
     rank = np.empty(len(order), int)

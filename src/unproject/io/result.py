@@ -17,6 +17,7 @@ from torch import Tensor
 from unproject.errors import InputError, UnprojectError
 from unproject.geometry import camera, rigid
 from unproject.io import disk, schema
+from unproject.io.full_size import at_size
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, require
 
 
@@ -231,6 +232,14 @@ class Reconstruction:
             tracks=None if self.tracks is None else replace(self.tracks, xyz=self.tracks.xyz * factor),
             scale=scale,
         )
+
+    def at_original_size(self) -> "Reconstruction":
+        """The same with maps of the original pixels of every frame, made when they are looked at."""
+
+        def enlarge(index: int) -> FrameMaps:
+            return at_size(self.maps[index], self.frames[index].width, self.frames[index].height)
+
+        return replace(self, maps=LazyMaps(len(self.maps), enlarge))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the result folder, preview included; `ResultWriter` says when it refuses, `schema` what it rounds."""

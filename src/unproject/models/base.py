@@ -19,6 +19,8 @@ class Reconstructor(nn.Module, ABC):
     """What its trunk runs in when it is called; None leaves that to the caller's autocast."""
     long_side: int = 512
     """Pixels of the images that it is at its best with."""
+    patch: int = 16
+    """Sides of its images are multiples of this."""
     assumed_view_deg: float | None = None
     """Field of view along the longer side, assumed where `Views.intrinsics` are not given; None: it needs none."""
     origin: str | None = None
@@ -38,6 +40,22 @@ class Reconstructor(nn.Module, ABC):
         """`forward` with the trunk in this model's `precision`."""
         with trunk_in(self.precision, views.images.device):
             return super().__call__(views)
+
+
+class MultiViewNetwork(ABC):
+    """What a `Reconstructor` is besides, if it sees any number of views at once and places them in a world of its own.
+
+    It is run on windows of views, not on pairs.
+    """
+
+    @property
+    @abstractmethod
+    def tells_flow(self) -> bool:
+        """Whether it says how pixels move between the pairs it is asked for."""
+
+    @abstractmethod
+    def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
+        """Peak of a call on one item without gradients, beyond its weights."""
 
 
 def trunk_in(precision: torch.dtype | None, device: torch.device) -> AbstractContextManager:

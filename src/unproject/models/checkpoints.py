@@ -175,14 +175,18 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
     InputError where shapes differ, a head means something else, or nothing fits.
     """
     state, header = read_weights(path), header_of(path)
-    found = None if header is not None else layout_of(state)
-    report = _fill(model, PART_OF if found is None else _as_start(model, found, path), state, str(path))
+    if header is None:
+        released = layout_of(state)
+        layout, licence = _as_start(model, released, path), LICENCES[released]
+    else:
+        layout, licence = PART_OF, header.licence
+    report = _fill(model, layout, state, str(path))
     taken = report.having("loaded", "renamed")
     if not taken:
         raise InputError(f"{path} has no weight that this network ({name_of(model)}) has; start from another file")
     if any(str(line.ours).startswith("head.") for line in taken):
         _require_same_motion(model, header, path)
-    model.licence = header.licence if found is None else LICENCES[found]
+    model.licence = licence
     if isinstance(model, Flow3r) and any(str(line.ours).startswith("flow_head.") for line in report.having("loaded")):
         _speak_as(model, header)
     return report

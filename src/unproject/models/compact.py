@@ -107,6 +107,7 @@ class Compact(Reconstructor):
     """Two-view network of a few million parameters for images of 100 to 500 pixels, sides multiples of 8."""
 
     long_side = 160
+    patch = 8
     assumed_view_deg = ASSUMED_VIEW_DEG
 
     def __init__(self, config: CompactConfig) -> None:

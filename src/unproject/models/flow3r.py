@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unproject.errors import UsageError
 from unproject.geometry.camera import pixel_grid
 from unproject.geometry.rigid import from_rt, nearest_rotation
-from unproject.models.base import Reconstructor
+from unproject.models.base import MultiViewNetwork, Reconstructor
 from unproject.nn.backbone import AlternatingBlocks, CameraHead, RopePrecision, TaskDecoder, TrunkState, token_positions
 from unproject.nn.flow_head import LEVELS, FlowHead
 from unproject.nn.heads import LinearHead
@@ -123,7 +123,7 @@ class _Poses:
 
 
 @final
-class Flow3r(Reconstructor):
+class Flow3r(Reconstructor, MultiViewNetwork):
     """The multi-view network. Names of its weights are those of the released files.
 
     Without gradients, what is said of single views is computed for a few of them at a time (`views_at_once`).
@@ -138,6 +138,7 @@ class Flow3r(Reconstructor):
         super().__init__()
         self.config = config
         shape, dim, heads = config.shape, config.shape.encoder.dim, config.shape.encoder.heads
+        self.patch = shape.encoder.patch
         self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.register_token = nn.Parameter(torch.empty(1, 1, shape.registers, dim))
@@ -159,6 +160,25 @@ class Flow3r(Reconstructor):
             self.flow_head = FlowHead(dim, shape.flow_widths, shape.flow_features)
         elif config.flow:
             self.flow_head = TrackingHead(dim, shape.flow_features, shape.encoder.patch)
+
+    @property
+    def tells_flow(self) -> bool:
+        """Flow3r does, π³ does not."""
+        return self.flow_head is not None
+
+    def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
+        """Peak of a call in float32, by the widest layers; measured to be right within a tenth of a process's peak.
+
+        Each token of all views takes 14 vectors (states, queries, keys, values); each of those that task decoders work
+        on at a time 11, and their pixels 11 numbers; each pixel of as many pairs the maps of the flow head.
+        """
+        shape, at_once = self.config.shape, min(views, self.views_at_once)
+        rows, columns = whole_patches(torch.Size((height, width)), shape.encoder.patch)
+        tokens, pixels = shape.registers + rows * columns, height * width
+        numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
+        if self.tells_flow and pairs:
+            numbers += pixels * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
+        return 4 * numbers
 
     def forward(self, views: Views) -> Prediction:
         """Points in each view's own camera, poses in a common world, and flow where the network has a head for it.
