@@ -75,7 +75,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                # Clones: in the mapped file tensors lie at odd addresses, and arithmetic there rounds otherwise.
+                return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except SafetensorError as error:
             raise InputError(f"{path} is damaged: {error}; fetch it again") from error
     try:
@@ -115,7 +116,8 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
         model = from_config(config)
         _fill(model, keys.LAYOUTS[name], state, f"{name} weights")
         return model
-    return _made_of(config, keys.LAYOUTS[name], state, f"{name} weights")
+    # Copies: training must not change the caller's tensors.
+    return _made_of(config, keys.LAYOUTS[name], {k: t.clone() for k, t in state.items()}, f"{name} weights")
 
 
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
@@ -151,13 +153,15 @@ def _fill(model: Reconstructor, layout: keys.Layout, state: Mapping[str, Tensor]
 
 
 def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what: str) -> Reconstructor:
-    """A network all of whose weights come from a file: random numbers for 0.4 billion of them would take long."""
+    """A network all of whose weights come from a file: random numbers for 0.4 billion of them would take long.
+
+    Tensors that are float32 already become the network's own, so that they are in memory once.
+    """
     with torch.device("meta"):
         model = from_config(config)
     found, report = keys.translate(layout, state, {key: tensor.shape for key, tensor in model.state_dict().items()})
     report.require_right(what)
-    # Copies: training must not change the caller's tensors.
-    model.load_state_dict({key: tensor.to(torch.float32, copy=True) for key, tensor in found.items()}, assign=True)
+    model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in found.items()}, assign=True)
     return model
 
 
@@ -224,7 +228,7 @@ def load(path: Path) -> Reconstructor:
 
 
 def network_of(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
-    """The same of a file whose tensors were read."""
+    """The same of a file whose tensors were read; they become the network's."""
     header = header_of(path)
     if header is None:
         return _released(path, state)
@@ -238,7 +242,7 @@ def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
     if layout in ONLY_A_START:
         whose = ONLY_A_START[layout]
         raise UsageError(f"{path} holds weights of {whose}, which are only a start: train from them (--start)")
-    model = from_official(layout, state)
+    model = _made_of(config_of(layout, state), keys.LAYOUTS[layout], state, str(path))
     model.licence = LICENCES[layout]
     if isinstance(model, Flow3r):
         flow_check.settle(model)
