@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path, PosixPath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -170,7 +170,7 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
 
     A file that `save` wrote may be of a network with other parts. Of a released file of another layout what both have
     is taken: encoder and decoder in CroCo's family, all but flow between π³ and Flow3r, encoder and trunk from VGGT.
-    A flow head that is taken is decoded as its file's. InputError where shapes differ, or nothing fits.
+    InputError where shapes differ, where nothing fits, or where a flow head speaks another convention than the network.
     """
     state, header = read_weights(path), header_of(path)
     layout = PART_OF if header is not None else _as_start(model, layout_of(state), path)
@@ -178,16 +178,21 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
     if not report.having("loaded", "renamed"):
         raise InputError(f"{path} has no weight that this network ({name_of(model)}) has; start from another file")
     if isinstance(model, Flow3r) and any(str(line.ours).startswith("flow_head.") for line in report.having("loaded")):
-        _speak_as(model, header)
+        _check_flow(model, path, header)
     return report
 
 
-def _speak_as(model: Flow3r, header: Header | None) -> None:
-    """Decode flow as the file's own network would."""
+def _check_flow(model: Flow3r, path: Path, header: Header | None) -> None:
+    """A run rebuilds its network from its recipe, so what the head speaks must be said there."""
+    own = theirs = model.config.flow_convention
     if header is None:
         flow_check.settle(model)
+        theirs = model.config.flow_convention
     elif isinstance(header.config, Flow3rConfig):
-        model.config = replace(model.config, flow_convention=header.config.flow_convention)
+        theirs = header.config.flow_convention
+    if theirs != own:
+        remedy = f"make it with Flow3rConfig(flow_convention={theirs!r})"
+        raise InputError(f"the flow head of {path} speaks {theirs!r}, this network {own!r}; {remedy}")
 
 
 def _as_start(model: Reconstructor, found: str, path: Path) -> keys.Layout:
