@@ -254,6 +254,12 @@ def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
     return model
 
 
+def licence_of(path: Path) -> str | None:
+    """Of the weights in a file that `save` wrote, or of a released one; None where it does not say."""
+    header = header_of(path)
+    return LICENCES[layout_of(read_weights(path))] if header is None else header.licence
+
+
 def header_of(path: Path) -> Header | None:
     """None for files of others; InputError for a network that this version does not know."""
     if path.suffix != ".safetensors" or not path.is_file():
