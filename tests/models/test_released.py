@@ -81,6 +81,7 @@ def test_our_files_rebuild_their_network(tiny, name, tmp_path):
     assert again.config == made.config and asdict(again.config)["shape"]["encoder"]["grid"] == 37
     assert same(again.state_dict(), made.state_dict())
     assert (again.licence, again.made_from, again.notes) == (made.licence, made.made_from, made.notes)
+    assert checkpoints.licence_of(tmp_path / "mine.safetensors") == "MIT"
 
 
 def test_a_header_with_a_convention_of_the_future_is_refused(tiny, tmp_path):
@@ -193,6 +194,7 @@ def test_the_trunk_starts_from_vggt(tiny, tmp_path, name):
     model = build(name, "tiny")
     tokens = model.register_token.clone()
     checkpoints.start_from(model, tmp_path / "vggt.pt")
+    assert "VGGT-1B weights is CC BY-NC 4.0" in checkpoints.licence_of(tmp_path / "vggt.pt")
     for k in range(2):
         for kind, number in (("frame", 2 * k), ("global", 2 * k + 1)):
             given = state[f"aggregator.{kind}_blocks.{k}.attn.qkv.weight"]

@@ -136,7 +136,6 @@ def _start(state: State, path: Path) -> dict[str, Any]:
     state.keep_licence(state.model.licence)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
-        state.average.config = state.model.config  # what a flow head says is part of its weights
     return {
         "file": str(path),
         "licence": state.model.licence,
