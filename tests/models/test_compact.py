@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from unproject.data.base import Framing
 from unproject.data.pairs import SyntheticPairs
 from unproject.errors import UsageError
+from unproject.geometry.camera import pixel_grid
 from unproject.geometry.motion import relative_pose
 from unproject.geometry.rigid import inverse, rotation_angle
 from unproject.losses.log_geometry import LogGeometryLoss
@@ -129,15 +131,25 @@ def test_gradients_of_geometry_stop_before_the_matcher(sample):
     assert all(parameter.grad is None for parameter in model.geometry.parameters())
 
 
+def seen_at(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """Pixels at which cameras (B, 2, 3, 3) see maps of points."""
+    uv = points @ intrinsics[:, :, None].mT
+    return uv[..., :2] / uv[..., 2:]
+
+
 def test_intrinsics_are_honoured_and_can_be_left_out(model, sample):
+    """Points lie on the rays of the camera that was told, or of one that sees 60 degrees; matching asks for neither."""
     views = sample.views
+    wide = torch.tensor([[55.4256, 0, 32], [0, 55.4256, 24], [0, 0, 1]]).expand(2, 2, 3, 3)
+    assert ((views.intrinsics - wide)[..., 0, 0] > 10).all()
+    grid = pixel_grid(48, 64)
     with torch.no_grad():
         given, assumed = model(views), model(replace(views, intrinsics=None))
-        sixty = replace(
-            views, intrinsics=torch.tensor([[55.4256, 0, 32], [0, 55.4256, 24], [0, 0, 1]]).expand(2, 2, 3, 3)
-        )
-        same = model(sixty)
-    assert torch.allclose(given.flow[0], assumed.flow[0], atol=30) and not torch.allclose(given.points, assumed.points)
+        same = model(replace(views, intrinsics=wide))
+    for said, intrinsics in ((given, views.intrinsics), (assumed, wide)):
+        assert (seen_at(said.points, intrinsics) - grid).abs().max() < 1e-3
+        assert (seen_at(said.target_points, intrinsics.flip(1)) - grid - said.flow).abs().max() < 0.02
+    assert (given.flow - assumed.flow).norm(dim=-1).max() < 0.5 < 5 < given.flow.norm(dim=-1).median()
     assert (same.points / assumed.points - 1).abs().median() < 1e-3
 
 
