@@ -41,7 +41,8 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_the_folder_says_what_ran_and_how_it_went(finished):
-    assert {path.name for path in finished.iterdir()} == {
+    # Curves lie there where the extra `train` is installed.
+    assert {path.name for path in finished.iterdir()} - {"tensorboard"} == {
         "recipe.json", "run.json", "log.jsonl", "state.pt", "weights.safetensors",
     }  # fmt: skip
     run, recipe = (json.loads((finished / name).read_text()) for name in ("run.json", "recipe.json"))
