@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from unproject.evaluation.protocols.worldtrack import (
     score_folder,
 )
 from unproject.evaluation.protocols.worldtrack_synthetic import write_synthetic
+from unproject.geometry.camera import intrinsics_from_focal, pixel_grid, rays
 from unproject.inference.anchored import Sequencing, anchored
 from unproject.inference.network_input import BATCH
 from unproject.models.base import Reconstructor
@@ -53,6 +54,15 @@ def answer(model: Reconstructor, tasks: Collection[Task], images: Float[Tensor, 
     return Answer(places=torch.stack(places), points=torch.stack(points) if both_sides else None)
 
 
+def flat(images: Float[Tensor, "T 3 h w"]) -> Answer:
+    """What any network must beat: a wall before a camera that sees 60 degrees across, and nothing ever moves."""
+    height, width = images.shape[2:]
+    intrinsics = intrinsics_from_focal(torch.tensor(max(height, width) / 2 * 3**0.5), width, height)
+    wall = rays(pixel_grid(height, width).flatten(0, 1), intrinsics).unflatten(0, (height, width))
+    everywhere = wall.expand(len(images), -1, -1, -1)
+    return Answer(places=everywhere, points=everywhere)
+
+
 def scores_of(one: SequenceScore) -> list[Score]:
     """In the order of the columns."""
     tracking = [] if one.tracking is None else [one.tracking.everything, one.tracking.dynamic]
@@ -65,16 +75,22 @@ def row(name: str, scores: Sequence[Score]) -> str:
     return f"| {' | '.join([name, *cells])} |"
 
 
-def table(scored: Iterator[SequenceScore], tasks: Collection[Task]) -> Iterator[str]:
-    """The table line by line, sequences as they come and their mean."""
+def mean_row(name: str, rows: Iterable[Sequence[Score]]) -> str:
+    """The mean over sequences, column by column."""
+    return row(name, [mean_score(column) for column in zip(*rows, strict=True)])
+
+
+def table(folder: Path, model: Reconstructor, tasks: Collection[Task]) -> Iterator[str]:
+    """The table line by line: sequences as they come, their mean, and that of the wall."""
     columns = [name for task in COLUMNS if task in tasks for name in COLUMNS[task]]
     names = ["sequence", *(f"{name}: {what}" for name in columns for what in ("APD [%]", "EPE [m]"))]
     yield f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
     rows = []
-    for one in scored:
+    for one in score_folder(folder, partial(answer, model, tasks), tasks):
         rows.append(scores_of(one))
         yield row(one.name, rows[-1])
-    yield row("mean", [mean_score(column) for column in zip(*rows, strict=True)])
+    yield mean_row("mean", rows)
+    yield mean_row("mean of a flat wall", map(scores_of, score_folder(folder, flat, tasks)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,8 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if asked.synthetic is not None:
                 write_synthetic(Path(scratch), range(asked.synthetic))
             print(machine(), flush=True)
-            scored = score_folder(asked.folder or Path(scratch), partial(answer, model, asked.tasks), asked.tasks)
-            for line in table(scored, asked.tasks):
+            for line in table(asked.folder or Path(scratch), model, asked.tasks):
                 print(line, flush=True)
         except UnprojectError as error:
             print(f"error: {error}", file=sys.stderr)

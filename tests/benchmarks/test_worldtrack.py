@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 def rows(text: str) -> dict[str, list[float]]:
     """Numbers of the table's rows by their names; NaN for a dash."""
-    found = re.findall(r"^\| (synthetic_\d|mean) \|(.*)\|$", text, re.MULTILINE)
+    found = re.findall(r"^\| (synthetic_\d|mean|mean of a flat wall) \|(.*)\|$", text, re.MULTILINE)
     return {name: [float(cell.replace(" - ", "nan")) for cell in cells.split("|")] for name, cells in found}
 
 
@@ -47,10 +47,12 @@ def test_a_folder_becomes_a_table(network, folder, capsys):
     said = capsys.readouterr().out
     assert said.splitlines()[1].count("APD [%]") == 3 and "| reconstruction: EPE [m] |" in said.splitlines()[1]
     both = rows(said)
-    assert list(both) == ["synthetic_4", "synthetic_5", "mean"]
+    assert list(both) == ["synthetic_4", "synthetic_5", "mean", "mean of a flat wall"]
     # In one of them nothing moves in three frames: it says so, and takes no part in that mean.
     assert sum(math.isnan(both[name][2]) for name in ("synthetic_4", "synthetic_5")) == 1
     assert both["mean"] == pytest.approx(np.nanmean([both["synthetic_4"], both["synthetic_5"]], axis=0), abs=0.1)
+    # A network with random weights has not beaten the wall.
+    assert both["mean"][0] < both["mean of a flat wall"][0] < 100
     # The same as the pieces by themselves: images, network, scores.
     model = load(network, "cpu")
     tasks = ("tracking", "reconstruction")
@@ -68,7 +70,7 @@ def test_rendered_sequences_need_no_folder(network, capsys, monkeypatch):
     monkeypatch.setattr(worldtrack, "write_synthetic", partial(write_synthetic, **SMALL))
     assert worldtrack.main(["--synthetic", "1", "--model", str(network)]) == 0
     found = rows(capsys.readouterr().out)
-    assert list(found) == ["synthetic_0", "mean"] and len(found["mean"]) == 4
+    assert list(found) == ["synthetic_0", "mean", "mean of a flat wall"] and len(found["mean"]) == 4
 
 
 @pytest.mark.parametrize(("lacks", "task"), [("tracks", "tracking"), ("depth", "reconstruction")])
