@@ -3,10 +3,11 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -256,7 +257,28 @@ def test_train_refuses(tiny, arguments, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_train_replays_a_bad_step(tiny, tmp_path, capsys):
+def test_train_replays_a_bad_step_as_its_error_says(tmp_path, capsys, monkeypatch):
+    from tiny_training import Poisoned, simple_recipe
+
+    from unproject import recipes
+
+    recipe = simple_recipe(4)
+    source = replace(recipe.sources[0], dataset=Poisoned(what="image"))
+    monkeypatch.setitem(recipes.RECIPES, "poisoned", lambda: replace(recipe, sources=(source,)))
+    assert cli.main(["train", "poisoned", "-o", str(tmp_path / "run"), "--workers", "0"]) == 1
+    remedy = re.search(r"(--replay) (\S+)", capsys.readouterr().err)
+    assert remedy is not None and remedy[2] == str(tmp_path / "run" / "bad_step_2")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["train", "poisoned", *remedy.groups(), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["step"], said["bad_pass"], said["clips"]) == (2, 0, ["clip 4", "clip 5"])
+    assert said["bad_images"] is True and said["module"].startswith("encoder") and "nan" in said["operation"]
+    assert cli.main(["train", "poisoned", *remedy.groups()]) == 0
+    assert "clip 4" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_train_has_nothing_to_replay(tiny, tmp_path, capsys):
     assert cli.main(["train", "tiny", "--replay", str(tmp_path)]) == 3
     assert "bad_step_N" in capsys.readouterr().err
 

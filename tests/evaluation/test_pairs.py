@@ -1,5 +1,6 @@
 """What is said of a two-view network, at the truth and away from it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -55,3 +56,12 @@ def test_faults_are_seen_where_they_are(sample):
     assert 0.05 < bent["depth_relative"] < 0.15 and bent["pose_auc30"] < 0.9
     even = torch.full_like(right.pose_weight, 1 / (24 * 32))
     assert pair_metrics(replace(right, pose_weight=even), sample)["weight_on_movers"] > 0.01
+
+
+def test_what_the_truth_says_nothing_of_is_nan_and_what_the_network_does_not_know_is_not(sample):
+    blind = replace(sample.labels.flow, weight=torch.zeros_like(sample.labels.flow.weight))
+    found = pair_metrics(truth(sample), replace(sample, labels=replace(sample.labels, flow=blind)))
+    assert {name for name, value in found.items() if math.isnan(value)} == {"flow_px", "flow_within_1px"}
+    right = truth(sample)
+    lost = pair_metrics(replace(right, flow=torch.full_like(right.flow, torch.nan)), sample)
+    assert lost["flow_px"] == math.inf and lost["flow_within_1px"] == 0

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from unproject.errors import InputError
 from unproject.evaluation.protocols import worldtrack
+from unproject.evaluation.protocols.worldtrack import Answer
 from unproject.evaluation.protocols.worldtrack_files import Sequence, read_sequence, write_sequence
 from unproject.evaluation.protocols.worldtrack_synthetic import SyntheticSequence, synthetic_sequence, write_synthetic
 from unproject.geometry import rigid
@@ -193,18 +195,46 @@ def test_a_folder_is_scored_from_images_to_numbers(tmp_path, made):
     write_sequence(tmp_path / "synthetic_10.npz", made.sequence)
     seen = []
 
-    def perfect(images: Tensor) -> Tensor:
-        seen.append(images.shape)
-        size = images.shape[1:3]
-        wide = torch.nn.functional.interpolate(made.places.movedim(-1, 1), size=size, mode="nearest")
-        return wide.movedim(1, -1)
+    def perfect(images: Tensor) -> Answer:
+        seen.append((images.shape, images.dtype))
+        assert images.min() >= 0 and 0.5 < images.max() <= 1
+        places, points = (
+            interpolate(maps.movedim(-1, 1), size=images.shape[2:], mode="nearest").movedim(1, -1)
+            for maps in (made.places, made.points)
+        )
+        return Answer(places=places, points=points)
 
-    scores = worldtrack.score_folder(tmp_path, perfect)
+    scores = list(worldtrack.score_folder(tmp_path, perfect, ("tracking", "reconstruction")))
     assert [one.name for one in scores] == ["synthetic_4", "synthetic_10"]  # natural order
-    assert all(one.everything.apd == 1 for one in scores)
-    assert seen == [(FRAMES, 288, 512, 3)] * 2
+    assert all(one.tracking.everything.apd == one.tracking.dynamic.apd == 1 for one in scores)
+    # Enlarged pixel by pixel and shrunk between pixels: not quite what it was.
+    assert all(one.reconstruction.apd > 0.95 for one in scores)
+    assert seen == [((FRAMES, 3, 288, 512), torch.float32)] * 2
+    only = next(worldtrack.score_folder(tmp_path, lambda images: Answer(places=perfect(images).places)))
+    assert only.tracking == scores[0].tracking and only.reconstruction is None
+    with pytest.raises(ValueError, match=r"Answer\.points is needed"):
+        next(worldtrack.score_folder(tmp_path, lambda images: Answer(), ["reconstruction"]))
     with pytest.raises(InputError, match=r"no \.npz files"):
-        worldtrack.score_folder(tmp_path / "none", perfect)
+        next(worldtrack.score_folder(tmp_path / "none", perfect))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "task", "other"),
+    [("tracks_XYZ", "tracking", "reconstruction"), ("depth_map", "reconstruction", "tracking")],
+)
+def test_a_file_without_the_truth_of_a_task_is_named_before_any_work(tmp_path, lacks, task, other):
+    path = as_file(tmp_path / "set_1.npz", **{lacks: None})
+    asked = []
+
+    def method(images: Tensor) -> Answer:
+        asked.append(images)
+        ones = torch.ones(len(images), *images.shape[2:], 3)
+        return Answer(places=ones, points=ones)
+
+    with pytest.raises(InputError, match=rf"no {lacks}, so there is no {task} to score") as caught:
+        next(worldtrack.score_folder(tmp_path, method, [other, task]))
+    assert str(path) in str(caught.value) and not asked
+    assert getattr(next(worldtrack.score_folder(tmp_path, method, [other])), task) is None
 
 
 def test_a_sequence_comes_back_from_its_file(tmp_path, made):

@@ -248,7 +248,7 @@ def test_the_weight_gradient_agrees_with_the_reference_outputs(parity):
         torch.testing.assert_close(rows @ mix, expected, rtol=0, atol=1e-10)
 
 
-def test_focal_and_scale_of_a_pair_agree_with_the_reference_outputs(parity):
+def test_focal_and_size_of_a_pair_agree_with_the_reference_outputs(parity):
     file = np.load(parity / "functions.npz", allow_pickle=False)
     points = torch.from_numpy(file["P_noisy"])
     focal = align.intrinsics_from_points(points, torch.ones(points.shape[:-1]))[:, 0, 0]
@@ -263,6 +263,19 @@ def test_focal_and_scale_of_a_pair_agree_with_the_reference_outputs(parity):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_the_scale_between_two_clouds_agrees_with_the_reference_outputs(parity):
+    """Of which clouds is not said; its value is that of P and what is 1.7 times as large, in this order."""
+    file = np.load(parity / "functions.npz", allow_pickle=False)
+    small, expected = torch.from_numpy(file["P"]).flatten(1, 2), torch.from_numpy(file["opt_scale"])
+    even = torch.ones(small.shape[:-1])
+    scale, rotation, translation = align.similarity(small, 1.7 * small, even)
+    torch.testing.assert_close(scale, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rotation, torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-5)
+    assert translation.abs().max() < 1e-5
+    ratio = align.mean_distance(1.7 * small, even) / align.mean_distance(small, even)
+    torch.testing.assert_close(ratio, expected, rtol=1e-5, atol=0)
 
 
 def test_mean_distance_never_reads_what_has_no_weight():

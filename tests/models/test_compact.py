@@ -1,19 +1,26 @@
 """The compact network: symmetric, honest about what it is given, and exact where its matcher is."""
 
+import json
+import re
 from dataclasses import replace
+from importlib.resources import as_file, files
 
 import pytest
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from unproject.data.base import Framing
 from unproject.data.pairs import SyntheticPairs
 from unproject.errors import UsageError
+from unproject.geometry.camera import pixel_grid
 from unproject.geometry.motion import relative_pose
 from unproject.geometry.rigid import inverse, rotation_angle
 from unproject.losses.log_geometry import LogGeometryLoss
 from unproject.losses.matching import MatchingLoss
 from unproject.models import build, checkpoints
 from unproject.models.compact import Compact, config
+from unproject.models.loading import shipped
 from unproject.models.triangulation import explain
 from unproject.types import Views
 
@@ -129,15 +136,25 @@ def test_gradients_of_geometry_stop_before_the_matcher(sample):
     assert all(parameter.grad is None for parameter in model.geometry.parameters())
 
 
+def seen_at(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """Pixels at which cameras (B, 2, 3, 3) see maps of points."""
+    uv = points @ intrinsics[:, :, None].mT
+    return uv[..., :2] / uv[..., 2:]
+
+
 def test_intrinsics_are_honoured_and_can_be_left_out(model, sample):
+    """Points lie on the rays of the camera that was told, or of one that sees 60 degrees; matching asks for neither."""
     views = sample.views
+    wide = torch.tensor([[55.4256, 0, 32], [0, 55.4256, 24], [0, 0, 1]]).expand(2, 2, 3, 3)
+    assert ((views.intrinsics - wide)[..., 0, 0] > 10).all()
+    grid = pixel_grid(48, 64)
     with torch.no_grad():
         given, assumed = model(views), model(replace(views, intrinsics=None))
-        sixty = replace(
-            views, intrinsics=torch.tensor([[55.4256, 0, 32], [0, 55.4256, 24], [0, 0, 1]]).expand(2, 2, 3, 3)
-        )
-        same = model(sixty)
-    assert torch.allclose(given.flow[0], assumed.flow[0], atol=30) and not torch.allclose(given.points, assumed.points)
+        same = model(replace(views, intrinsics=wide))
+    for said, intrinsics in ((given, views.intrinsics), (assumed, wide)):
+        assert (seen_at(said.points, intrinsics) - grid).abs().max() < 1e-3
+        assert (seen_at(said.target_points, intrinsics.flip(1)) - grid - said.flow).abs().max() < 0.02
+    assert (given.flow - assumed.flow).norm(dim=-1).max() < 0.5 < 5 < given.flow.norm(dim=-1).median()
     assert (same.points / assumed.points - 1).abs().median() < 1e-3
 
 
@@ -150,7 +167,7 @@ def test_other_sizes_and_lonely_views_are_refused(model, sample):
         build("compact", "huge")
 
 
-def test_what_ships_is_small(tmp_path):
+def test_a_fresh_network_is_small_and_comes_back_from_its_file(tmp_path):
     model = build("compact")
     assert 2e6 < sum(parameter.numel() for parameter in model.parameters()) < 10e6
     checkpoints.save(model, tmp_path / "compact.safetensors")
@@ -158,3 +175,27 @@ def test_what_ships_is_small(tmp_path):
     assert again.config == model.config
     with pytest.raises(UsageError, match="nobody else"):
         checkpoints.to_official(model)
+
+
+def test_the_file_that_ships_is_what_its_card_says():
+    with as_file(files("unproject") / "assets" / "weights") as folder:
+        path, card = folder / "compact.safetensors", (folder / "compact.md").read_text()
+        assert path.stat().st_size <= 20e6
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["unproject"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    said = re.search(r"\| file \| `compact.safetensors`, (\w+), ([\d.]+) M parameters", card)
+    assert said is not None and "| licence | Apache-2.0" in card
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16} and said[1] == "float16"
+    assert f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.2f}" == said[2]
+    assert header["model"] == "compact" and header["licence"] == "Apache-2.0"
+    model = shipped("compact")
+    assert model.licence == "Apache-2.0" and {p.dtype for p in model.parameters()} == {torch.float32}
+    # Each number of the file is in the network, and the network has no others.
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
+    assert all(
+        tensor.isfinite().all() and torch.equal(model.state_dict()[name], tensor.float())
+        for name, tensor in tensors.items()
+    )

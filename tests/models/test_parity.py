@@ -7,7 +7,7 @@ import pytest
 import torch
 from official_weights import filled_official, filler
 
-from unproject.models import checkpoints
+from unproject.models import build, checkpoints
 from unproject.models.dust3r import Dust3rConfig
 from unproject.models.flow4r import SIZES, Flow4rConfig
 from unproject.nn.attention import Turns
@@ -122,3 +122,16 @@ def test_croco_paints_hidden_patches(parity):
         values = block(values, memory, turns, turns)
     painted = decoder.norm(values) @ extra["prediction_head.weight"].T + extra["prediction_head.bias"]
     assert off(painted, known["out"]) < RAW
+
+
+def test_what_raw_channels_mean(parity):
+    """P and P_vt are as DUSt3R has points; C = 1 + exp(raw) is 1 / (1 - confidence); W adds up to 1."""
+    known = reference(parity, "functions")
+    points, confidence = known["act_in"].movedim(-1, 1), known["conf_in"]
+    raw = torch.cat([points, points.flip(0), -2 * confidence[:, None], confidence[:, None]], dim=1)
+    maps = build("flow4r", "tiny", head="linear").activate(raw)
+    assert off_relative(maps.points, known["act_exp"]) < 1e-5
+    assert off_relative(maps.target_points, known["act_exp"].flip(0)) < 1e-5
+    assert off(1 / (1 - maps.confidence) / known["conf_exp"], 1) < 1e-5
+    share = np.exp(-2 * confidence.double().numpy())
+    assert np.allclose(maps.log_weight.exp().numpy(), share / share.sum((1, 2), keepdims=True), rtol=1e-4)

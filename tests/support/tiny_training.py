@@ -16,7 +16,7 @@ from unproject.nn.croco import TwoViewShape
 from unproject.training import optimiser
 from unproject.training.loop import train
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
-from unproject.types import Labels, Prediction, Views
+from unproject.types import Known, Labels, Prediction, Views
 
 NETWORK = Flow4rConfig(
     shape=TwoViewShape(enc_dim=32, enc_depth=1, enc_heads=2, dec_dim=32, dec_depth=1, dec_heads=2, head="linear")
@@ -58,6 +58,27 @@ def joined(parts):
     if isinstance(first, torch.Tensor):
         return torch.cat(list(parts))
     return type(first)(**{name: joined([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned(TinyPairs):
+    """One clip has a pixel that is not a number, and the same for a true label."""
+
+    what: str
+    at: int = 5
+
+    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
+        sample = super().__call__(numbers, framing)
+        if self.at not in numbers:
+            return sample
+        if self.what == "image":
+            images = sample.views.images.clone()
+            images[0, 0, 0, 0, 0] = torch.nan
+            return replace(sample, views=replace(sample.views, images=images))
+        points = sample.labels.points.value.clone()
+        points[0, 0, 0, 0] = torch.inf
+        known = Known(points, torch.ones_like(sample.labels.points.weight))
+        return replace(sample, labels=replace(sample.labels, points=known))
 
 
 def mean_error(prediction: Prediction, sample: Sample) -> dict[str, float]:

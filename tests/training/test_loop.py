@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import NETWORK, TinyPairs, simple_recipe, tiny_recipe
+from tiny_training import NETWORK, Poisoned, TinyPairs, simple_recipe, tiny_recipe
 from torch import Tensor
 
 from unproject.data.base import Framing, Sample
@@ -22,7 +22,7 @@ from unproject.training import bad_step
 from unproject.training.loop import train
 from unproject.training.plan import plan
 from unproject.training.replay import replay
-from unproject.types import Known, Labels, Prediction, Views, require
+from unproject.types import Labels, Prediction, Views, require
 
 
 def lines(folder: Path) -> list[dict]:
@@ -41,7 +41,8 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_the_folder_says_what_ran_and_how_it_went(finished):
-    assert {path.name for path in finished.iterdir()} == {
+    # Curves lie there where the extra `train` is installed.
+    assert {path.name for path in finished.iterdir()} - {"tensorboard"} == {
         "recipe.json", "run.json", "log.jsonl", "state.pt", "weights.safetensors",
     }  # fmt: skip
     run, recipe = (json.loads((finished / name).read_text()) for name in ("run.json", "recipe.json"))
@@ -239,27 +240,6 @@ def test_a_damaged_state_is_told(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"torn")
     with pytest.raises(InputError, match="damaged"):
         train(simple_recipe(1), tmp_path, workers=0, resume=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Poisoned(TinyPairs):
-    """One clip has a pixel that is not a number, and the same for a true label."""
-
-    what: str
-    at: int = 5
-
-    def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
-        sample = super().__call__(numbers, framing)
-        if self.at not in numbers:
-            return sample
-        if self.what == "image":
-            images = sample.views.images.clone()
-            images[0, 0, 0, 0, 0] = torch.nan
-            return replace(sample, views=replace(sample.views, images=images))
-        points = sample.labels.points.value.clone()
-        points[0, 0, 0, 0] = torch.inf
-        known = Known(points, torch.ones_like(sample.labels.points.weight))
-        return replace(sample, labels=replace(sample.labels, points=known))
 
 
 @pytest.mark.parametrize("what", ["image", "label"])

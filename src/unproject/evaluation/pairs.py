@@ -1,6 +1,8 @@
 """How far a two-view network's answers are from the truth."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from unproject.data.base import Sample
 from unproject.evaluation.metrics import motion_errors
@@ -11,7 +13,9 @@ from unproject.types import Prediction, require
 
 
 def pair_metrics(prediction: Prediction, sample: Sample) -> dict[str, float]:
-    """Means over the batch; every pair of an item counts.
+    """Means over the batch; every pair of an item counts. NaN for what the truth of this batch says nothing of.
+
+    An answer that is not a number is infinitely far off.
 
     - ``flow_px``, ``flow_within_1px``: median distance and share of the flow, where the target sees the surface. Flow
       is the network's, or what its points imply.
@@ -38,8 +42,8 @@ def pair_metrics(prediction: Prediction, sample: Sample) -> dict[str, float]:
         "pose_auc30": errors.auc_integral(30.0),
         "rotation_deg": errors.rotation_deg.median().item(),
         "translation_deg": errors.translation_deg.median().item(),
-        "depth_relative": (scale * depth / true_depth - 1).abs()[known].median().item(),
-        "target_relative": off[known].median().item(),
+        "depth_relative": _median((scale * depth / true_depth - 1).abs()[known]),
+        "target_relative": _median(off[known]),
         "weight_on_movers": (weight * (moving & known)).sum((-2, -1)).mean().item(),
     }
 
@@ -54,4 +58,8 @@ def _flow_metrics(prediction: Prediction, sample: Sample) -> dict[str, float]:
         points = targets.of_pairs(prediction.points, pairs, 0)
         flow, _ = flow_of_points(points, require(prediction, "target_points"), source, target)
     miss = (flow - truth.value).norm(dim=-1)[truth.weight > 0.5]
-    return {"flow_px": miss.median().item(), "flow_within_1px": (miss < 1).float().mean().item()}
+    return {"flow_px": _median(miss), "flow_within_1px": (miss < 1).float().mean().item()}
+
+
+def _median(error: Float[Tensor, " M"]) -> float:
+    return error.nan_to_num(nan=torch.inf, posinf=torch.inf).median().item()

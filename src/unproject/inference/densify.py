@@ -12,6 +12,7 @@ from unproject.inference.dense import DenseClip, dense_maps
 from unproject.inference.evidence import Pictures, mask_of, network_size
 from unproject.inference.held_out import Trial, try_guess
 from unproject.inference.learned import LearnedGuess
+from unproject.inference.measure import Guess
 from unproject.inference.refine import Solved
 from unproject.inference.run import unclaimed
 from unproject.io import schema
@@ -98,7 +99,7 @@ def _measured(clip: DenseClip) -> list[int]:
     return np.flatnonzero(np.isin(component, full)).tolist()
 
 
-def _with_help(clip: DenseClip, guess: LearnedGuess) -> tuple[DenseClip, Trial]:
+def _with_help(clip: DenseClip, guess: Guess) -> tuple[DenseClip, Trial]:
     """The clip with the guess if that helps, and how it was tried."""
     trial = try_guess(clip, guess, _measured(clip))
     return replace(clip, guess=guess if trial.helps else None), trial

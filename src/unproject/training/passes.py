@@ -1,5 +1,6 @@
 """One forward and backward pass of one source, and the same without learning: what the loop is made of."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -85,6 +86,7 @@ def validate(
 ) -> dict[str, float]:
     """Means over the clips set apart, in batches of this size that take the clip's sizes in turn.
 
+    A batch that says NaN of something takes no part in its mean, which is NaN where none does.
     Neither the network nor the run's random numbers are changed.
     """
     numbers = validation.numbers
@@ -96,13 +98,16 @@ def validate(
     torch.manual_seed(0)
     model.eval()
     sums: dict[str, float] = {}
+    clips: dict[str, int] = {}
     sources = [Source(name="validation", dataset=validation.dataset, losses=())]
     with closing(batches(sources, draws, workers)) as all_fetched:
         for fetched in all_fetched:
             sample = on_device(fetched.clips, where.device)
             measured = validation.measure(predict(model, sample.views, clip, where), sample)
             for name, value in measured.items():
-                sums[name] = sums.get(name, 0.0) + value * len(fetched.draw.numbers)
+                counted = 0 if math.isnan(value) else len(fetched.draw.numbers)
+                clips[name] = clips.get(name, 0) + counted
+                sums[name] = sums.get(name, 0.0) + (value * counted if counted else 0.0)
     model.train(training)
     set_random_state(before, where.device)
-    return {name: total / len(numbers) for name, total in sums.items()}
+    return {name: total / clips[name] if clips[name] else math.nan for name, total in sums.items()}

@@ -64,7 +64,7 @@ class Validation:
     dataset: Dataset
     numbers: tuple[int, ...]
     measure: Callable[[Prediction, Sample], dict[str, float]]
-    """Of one batch: numbers by name, to average over all clips."""
+    """Of one batch: numbers by name, to average over all clips; NaN where a batch has nothing to measure."""
     every: int
 
 

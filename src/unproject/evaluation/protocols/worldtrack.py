@@ -7,15 +7,14 @@ compare: they have depth-relative thresholds, other frame counts, or fit a shift
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from unproject.evaluation.protocols.worldtrack_files import Sequence, read_seque
 from unproject.geometry.align import similarity
 from unproject.geometry.camera import unproject
 from unproject.geometry.motion import transform_map
+from unproject.io.images import natural_key
 from unproject.types import require
 
 THRESHOLDS_M = (0.1, 0.3, 0.5, 1.0)
@@ -33,6 +33,9 @@ NEAREST_M, FARTHEST_M = 0.1, 5.0
 """Depths that the reconstruction score looks at."""
 
 Alignment = Literal["global", "per_track", "similarity"]
+Task = Literal["tracking", "reconstruction"]
+NEEDS: dict[Task, str] = {"tracking": "tracks_XYZ", "reconstruction": "depth_map"}
+"""The array of a file that holds the truth."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,15 @@ def network_size(height: int, width: int, long_side: int = 512, patch: int = 16)
     return round(height * scale) // patch * patch, round(width * scale) // patch * patch
 
 
-def network_images(sequence: Sequence) -> UInt8[Tensor, "T h w 3"]:
-    """The frames at `network_size`: resized, Lanczos to smaller and bicubic to larger, never cropped."""
+def network_images(sequence: Sequence) -> Float[Tensor, "T 3 h w"]:
+    """The frames at `network_size`, RGB in [0, 1]: resized, Lanczos to smaller and bicubic to larger, never cropped."""
     height, width = sequence.size
     rows, columns = network_size(height, width)
     kernel = Image.Resampling.LANCZOS if max(height, width) > 512 else Image.Resampling.BICUBIC
     scale = 512 / max(height, width)
     between = (round(width * scale), round(height * scale))
     frames = [np.asarray(frame.resize(between, kernel).resize((columns, rows), kernel)) for frame in sequence.frames()]
-    return torch.from_numpy(np.stack(frames))
+    return torch.from_numpy(np.stack(frames)).movedim(-1, 1).float() / 255
 
 
 def queries(
@@ -114,18 +117,17 @@ def queries(
 
 
 @dataclass(frozen=True)
-class SequenceScore:
-    """What one sequence says."""
+class TrackingScore:
+    """Of the tracks of one sequence."""
 
-    name: str
     everything: Score
     dynamic: Score
-    """Of the tracks that move, with a scale of their own."""
+    """Of those that move, with a scale of their own."""
 
 
 def score_tracking(
     places: Float[Tensor, "T h w 3"], sequence: Sequence, alignment: Alignment = "global"
-) -> SequenceScore:
+) -> TrackingScore:
     """Score of the places, in camera 0, of every pixel of frame 0 at each frame's time.
 
     Every track counts in every frame, also in frame 0 and where it is hidden.
@@ -136,9 +138,7 @@ def score_tracking(
     index, row, column = queries(sequence, *places.shape[1:3])
     points, truth = places[:, row, column].cpu(), truth[:, index]
     moving = dynamic(truth)
-    return SequenceScore(
-        sequence.name, score(points, truth, alignment), score(points[:, moving], truth[:, moving], alignment)
-    )
+    return TrackingScore(score(points, truth, alignment), score(points[:, moving], truth[:, moving], alignment))
 
 
 def score_reconstruction(points: Float[Tensor, "T h w 3"], sequence: Sequence) -> Score:
@@ -167,19 +167,45 @@ def mean_score(scores: Iterable[Score]) -> Score:
     return Score(apd, epe, tuple(within))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a method says of one sequence, in camera 0; what nobody asked for may be left out."""
+
+    places: Float[Tensor, "T h w 3"] | None = None
+    """Every pixel of frame 0 at each frame's time: tracking."""
+    points: Float[Tensor, "T h w 3"] | None = None
+    """Every frame's own points: reconstruction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceScore:
+    """What one file says of a method; None for a task that nobody asked for."""
+
+    name: str
+    tracking: TrackingScore | None
+    reconstruction: Score | None
+
+
 def score_folder(
-    folder: Path, track: Callable[[UInt8[Tensor, "T h w 3"]], Float[Tensor, "T h w 3"]]
-) -> tuple[SequenceScore, ...]:
-    """Tracking scores of every npz file of a folder, in natural order of their names."""
-    files = sorted(folder.glob("*.npz"), key=_natural)
+    folder: Path, method: Callable[[Float[Tensor, "T 3 h w"]], Answer], tasks: Collection[Task] = ("tracking",)
+) -> Iterator[SequenceScore]:
+    """Scores of every npz file of a folder, in natural order of their names; the method sees `network_images`.
+
+    InputError with the file's name where it holds no truth for a task, before the method sees it: `tum` has no tracks,
+    `adt_mini` and `pstudio_mini` have no depth.
+    """
+    files = sorted(folder.glob("*.npz"), key=natural_key)
     if not files:
         raise InputError(f"{folder}: no .npz files; give the folder of one WorldTrack set")
-    found = []
     for path in files:
         sequence = read_sequence(path)
-        found.append(score_tracking(track(network_images(sequence)), sequence))
-    return tuple(found)
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name)]
+        for task, truth in (("tracking", sequence.tracks), ("reconstruction", sequence.depth)):
+            if task in tasks and truth is None:
+                raise InputError(
+                    f"{path} holds no {NEEDS[task]}, so there is no {task} to score: ask for the other task"
+                )
+        answer = method(network_images(sequence))
+        tracking = score_tracking(require(answer, "places"), sequence) if "tracking" in tasks else None
+        points = require(answer, "points") if "reconstruction" in tasks else None
+        reconstruction = None if points is None else score_reconstruction(points, sequence)
+        yield SequenceScore(name=sequence.name, tracking=tracking, reconstruction=reconstruction)
