@@ -173,8 +173,11 @@ def test_sizes_are_whole_patches():
         fitted(640, 480, 8)
 
 
-def test_from_the_command_line(folder, tmp_path, capsys):
-    checkpoints.save(build("flow4r", "tiny", head="linear"), tmp_path / "tiny.safetensors")
+def test_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("UNPROJECT_CACHE", str(tmp_path / "cache"))
+    made = build("flow4r", "tiny", head="linear")
+    made.made_from, made.notes = "tiny.pth, sha256 0", ("it knows nothing",)
+    checkpoints.save(made, tmp_path / "tiny.safetensors")
     flags = ["--model", str(tmp_path / "tiny.safetensors"), "--long-side", "64", "--dtype", "bfloat16"]
     assert cli.main(["reconstruct", str(folder), *flags, "--dry-run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -186,7 +189,8 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         record["weights"]["file"] == str(tmp_path / "tiny.safetensors") and "bfloat16" in record["config"]["precision"]
     )
     assert cli.main(["reconstruct", str(folder), "--model", "flow4r", "-o", str(tmp_path / "other")]) == 4
-    assert "give the path of a file with --model" in capsys.readouterr().err
+    assert record["weights"]["made_from"] == "tiny.pth, sha256 0" and "it knows nothing" in record["notes"]
+    assert "give the path of a file" in capsys.readouterr().err
 
 
 def test_a_larger_network_takes_more_memory(folder):

@@ -132,7 +132,10 @@ def test_every_network_that_can_be_built_is_in_the_list(caches, tiny):
     assert lines["pi3"].licence == "CC BY-NC 4.0" and "not stated" in lines["flow3r"].licence
     assert "Clara211111/flow3r" in lines["flow3r"].source
     bring_in(released(tiny["pi3"], caches / "file.safetensors"), "garden")
-    line = catalogue.listed()["garden"]
+    (caches / "cache" / "weights" / "half.tmp.safetensors").write_bytes(b"half")
+    lines = catalogue.listed()
+    assert set(lines) == {*CONFIGS, "garden"}
+    line = lines["garden"]
     assert line.here == "imported" and line.parameters == sum(p.numel() for p in tiny["pi3"].parameters())
     assert line.source.startswith("file.safetensors, sha256 ")
 

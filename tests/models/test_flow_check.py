@@ -7,7 +7,9 @@ import pytest
 import torch
 from spoken_flow import PAIRS, speaking
 
+from unproject.errors import InputError
 from unproject.models import build, checkpoints, flow_check
+from unproject.models.build import from_config
 from unproject.models.flow3r import Flow3r, FlowConvention, pixel_flow, released_flow
 
 CONVENTIONS = get_args(FlowConvention)
@@ -85,11 +87,9 @@ def test_a_released_file_is_asked_and_ours_remembers(tmp_path):
     checkpoints.save(model, tmp_path / "ours.safetensors")
     again = checkpoints.load(tmp_path / "ours.safetensors")
     assert again.config == model.config and again.notes == model.notes
-    # A network that starts from it decodes the head as it does.
+    # A network that starts from it must be made to read the head as it speaks.
     for file in ("flow3r.bin", "ours.safetensors"):
-        other = build("flow3r", "tiny")
-        checkpoints.start_from(other, tmp_path / file)
-        assert other.config.flow_convention == "grid_sample"
-    pi3 = build("pi3", "tiny")
-    checkpoints.start_from(pi3, tmp_path / "ours.safetensors")
-    assert pi3.config == build("pi3", "tiny").config
+        with pytest.raises(InputError, match="speaks 'grid_sample', this network 'pytorch3d'; make it with"):
+            checkpoints.start_from(build("flow3r", "tiny"), tmp_path / file)
+        checkpoints.start_from(from_config(model.config), tmp_path / file)
+    checkpoints.start_from(build("pi3", "tiny"), tmp_path / "ours.safetensors")

@@ -155,7 +155,8 @@ def absent(name: str) -> UsageError | WeightsError:
 def listed() -> dict[str, Listed]:
     """Every name, and whether its weights are here."""
     imported = [path.stem for path in sorted(imported_path("any").parent.glob("*.safetensors"))]
-    return {name: _listed(name) for name in dict.fromkeys([*KNOWN, *imported])}
+    whole = [name for name in imported if "." not in name]  # what is being written has another suffix before its own
+    return {name: _listed(name) for name in dict.fromkeys([*KNOWN, *whole])}
 
 
 def _listed(name: str) -> Listed:

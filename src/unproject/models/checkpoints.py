@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path, PosixPath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -75,7 +75,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                # Clones: in the mapped file tensors lie at odd addresses, and arithmetic there rounds otherwise.
+                return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except SafetensorError as error:
             raise InputError(f"{path} is damaged: {error}; fetch it again") from error
     try:
@@ -115,7 +116,8 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
         model = from_config(config)
         _fill(model, keys.LAYOUTS[name], state, f"{name} weights")
         return model
-    return _made_of(config, keys.LAYOUTS[name], state, f"{name} weights")
+    # Copies: training must not change the caller's tensors.
+    return _made_of(config, keys.LAYOUTS[name], {k: t.clone() for k, t in state.items()}, f"{name} weights")
 
 
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
@@ -151,13 +153,15 @@ def _fill(model: Reconstructor, layout: keys.Layout, state: Mapping[str, Tensor]
 
 
 def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what: str) -> Reconstructor:
-    """A network all of whose weights come from a file: random numbers for 0.4 billion of them would take long."""
+    """A network all of whose weights come from a file: random numbers for 0.4 billion of them would take long.
+
+    Tensors that are float32 already become the network's own, so that they are in memory once.
+    """
     with torch.device("meta"):
         model = from_config(config)
     found, report = keys.translate(layout, state, {key: tensor.shape for key, tensor in model.state_dict().items()})
     report.require_right(what)
-    # Copies: training must not change the caller's tensors.
-    model.load_state_dict({key: tensor.to(torch.float32, copy=True) for key, tensor in found.items()}, assign=True)
+    model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in found.items()}, assign=True)
     return model
 
 
@@ -166,7 +170,7 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
 
     A file that `save` wrote may be of a network with other parts. Of a released file of another layout what both have
     is taken: encoder and decoder in CroCo's family, all but flow between π³ and Flow3r, encoder and trunk from VGGT.
-    A flow head that is taken is decoded as its file's. InputError where shapes differ, or nothing fits.
+    InputError where shapes differ, where nothing fits, or where a flow head speaks another convention than the network.
     """
     state, header = read_weights(path), header_of(path)
     layout = PART_OF if header is not None else _as_start(model, layout_of(state), path)
@@ -174,16 +178,21 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
     if not report.having("loaded", "renamed"):
         raise InputError(f"{path} has no weight that this network ({name_of(model)}) has; start from another file")
     if isinstance(model, Flow3r) and any(str(line.ours).startswith("flow_head.") for line in report.having("loaded")):
-        _speak_as(model, header)
+        _check_flow(model, path, header)
     return report
 
 
-def _speak_as(model: Flow3r, header: Header | None) -> None:
-    """Decode flow as the file's own network would."""
+def _check_flow(model: Flow3r, path: Path, header: Header | None) -> None:
+    """A run rebuilds its network from its recipe, so what the head speaks must be said there."""
+    own = theirs = model.config.flow_convention
     if header is None:
         flow_check.settle(model)
+        theirs = model.config.flow_convention
     elif isinstance(header.config, Flow3rConfig):
-        model.config = replace(model.config, flow_convention=header.config.flow_convention)
+        theirs = header.config.flow_convention
+    if theirs != own:
+        remedy = f"make it with Flow3rConfig(flow_convention={theirs!r})"
+        raise InputError(f"the flow head of {path} speaks {theirs!r}, this network {own!r}; {remedy}")
 
 
 def _as_start(model: Reconstructor, found: str, path: Path) -> keys.Layout:
@@ -224,7 +233,7 @@ def load(path: Path) -> Reconstructor:
 
 
 def network_of(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
-    """The same of a file whose tensors were read."""
+    """The same of a file whose tensors were read; they become the network's."""
     header = header_of(path)
     if header is None:
         return _released(path, state)
@@ -238,7 +247,7 @@ def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
     if layout in ONLY_A_START:
         whose = ONLY_A_START[layout]
         raise UsageError(f"{path} holds weights of {whose}, which are only a start: train from them (--start)")
-    model = from_official(layout, state)
+    model = _made_of(config_of(layout, state), keys.LAYOUTS[layout], state, str(path))
     model.licence = LICENCES[layout]
     if isinstance(model, Flow3r):
         flow_check.settle(model)

@@ -135,7 +135,6 @@ def _start(state: State, path: Path) -> dict[str, Any]:
     report = checkpoints.start_from(state.model, path)
     if state.average is not None:
         state.average.load_state_dict(state.model.state_dict())
-        state.average.config = state.model.config  # what a flow head says is part of its weights
     return {
         "file": str(path),
         "loaded": len(report.having("loaded", "renamed")),
