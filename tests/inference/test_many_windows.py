@@ -220,10 +220,10 @@ def test_a_small_network_on_long_input_in_bounded_memory(tmp_path, write_video, 
             cv2.imwrite(str(source / f"{number:03d}.png"), frames[view])
     network = build("flow3r", "small").eval()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = reconstruct(source, model=network, long_side=112, output=tmp_path / "out")
+    found = reconstruct(source, model=network, long_side=56, output=tmp_path / "out")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
     assert grown < 0.6
-    assert len(found.maps) == count and found.maps[count - 1].depth.shape == (84, 112)
+    assert len(found.maps) == count and found.maps[count - 1].depth.shape == (42, 56)
     assert found.cameras.found.all() and validate(tmp_path / "out").passed
     assert max(map(len, found.provenance["windows"])) == (32 if kind == "video" else count)
 
