@@ -72,7 +72,7 @@ def feed_forward(
         writer = folder.writer(opened, {**settings, "sha256": _inputs(opened, masks, reference), "weights": weights})
         if writer is not None:
             stack.enter_context(writer)
-        collected = _Collector(opened.infos, masks, writer, TrackGrid(place))
+        collected = _Collector(opened.infos, masks, writer, TrackGrid(place, len(opened), writer))
         with clock("network"), _memory_explained(network, opened, side):
             pictures: deque[np.ndarray] = deque()
             images = given.images(pictures.append)
