@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -70,7 +71,7 @@ class Spool:
         for start in range(0, self.length, step):
             yield self.read(start, start + step)
 
-    def write_npy(self, file: BufferedIOBase) -> None:
+    def write_npy(self, file: IO[bytes] | BufferedIOBase) -> None:
         """The same bytes as `numpy.save` writes for the whole array."""
         kind = np.lib.format.dtype_to_descr(self.dtype)
         np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": self.shape})
