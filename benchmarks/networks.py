@@ -3,9 +3,9 @@
 Weights are random, no figure depends on them. `rates` prints pairs/s (both images encoded, both heads) and frames/s of
 an anchored sequence, the arithmetic that torch counts in a pair, and what share of the machine's own rate of matrix
 products, measured in the same run, that comes to. `sequence` times an anchored sequence against the same network run
-pair by pair; aim: 1.6 times less. `memory` is the peak against the number of frames; aim: flat. `training` are steps of
-the training loop on rendered pairs; aim: under 5 % of the time spent waiting for data. `peaks` is what the machine
-reaches in products and in convolutions. On two cores:
+pair by pair; aim: 1.6 times less. `memory` is the peak of `reconstruct` into a folder against the number of frames, in
+batches of its own choice; aim: flat. `training` are steps of the training loop on rendered pairs; aim: under 5 % of the
+time spent waiting for data. `peaks` is what the machine reaches in products and in convolutions. On two cores:
 
     python -m benchmarks.networks rates
     python -m benchmarks.networks sequence --networks base --images 224x224 --frames 64
@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,6 +35,7 @@ from benchmarks.measure import measured
 from benchmarks.run import machine
 from unproject.data.pairs import SyntheticPairs
 from unproject.inference.anchored import Sequencing, anchored
+from unproject.inference.reconstruct import reconstruct
 from unproject.models import compact as compact_network
 from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
@@ -227,11 +230,16 @@ def _peak_mib(case: Case, length: int) -> float:
 
 
 def stream(case: Case, length: int) -> None:
-    """A sequence whose images exist one at a time, with a new anchor every 16."""
-    images = (case.images(1)[0] for _ in range(length))
-    wishes = Sequencing(batch=case.batch, every=16, least_overlap=0.0, precision=case.kind)
-    for _ in anchored(made(case.name, case.device), images, wishes):
-        pass
+    """What a user runs, into a folder, on so many images of noise."""
+    height, width = size_of(case.image)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        frames = Path(folder) / "frames"
+        frames.mkdir()
+        for number in range(length):
+            noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+            cv2.imwrite(str(frames / f"{number:06d}.png"), noise)
+        wishes = {"long_side": max(height, width), "device": case.device, "dtype": case.dtype}
+        reconstruct(frames, model=made(case.name, case.device), output=Path(folder) / "result", **wishes)
 
 
 def training(options: argparse.Namespace) -> Iterator[str]:

@@ -28,7 +28,8 @@ class Followed:
 class Follower:
     """Follows points of the first frame, and such as are added, with memory for the points alone.
 
-    Where a frame becomes the next anchor, points that it sees go on from where they are in it; the others are lost.
+    Where a frame becomes the next anchor, points that it sees go on from where they are in it; the others are lost for
+    good. They are held where they were last until `let_go`.
     """
 
     def __init__(self, uv: Float[Tensor, "K 2"]) -> None:
@@ -36,6 +37,9 @@ class Follower:
         """In the anchor's pixels."""
         self.alive = torch.ones(len(uv), dtype=torch.bool, device=uv.device)
         self.xyz = uv.new_full((len(uv), 3), torch.nan)
+        self.number = torch.arange(len(uv), device=uv.device)
+        """Of each point, in the order in which they were added; it stays when others leave."""
+        self._begun = len(uv)
         self._anchor = 0
         self._landed, self._seen = uv, self.alive
 
@@ -68,6 +72,16 @@ class Follower:
         new = torch.ones(len(uv), dtype=torch.bool, device=uv.device)
         self.uv, self.alive = torch.cat([self.uv, uv]), torch.cat([self.alive, new])
         self.xyz = torch.cat([self.xyz, uv.new_full((len(uv), 3), torch.nan)])
+        self.number = torch.cat([self.number, self._begun + torch.arange(len(uv), device=uv.device)])
+        self._begun += len(uv)
+        self._landed, self._seen = torch.cat([self._landed, uv]), torch.cat([self._seen, new])
+
+    def let_go(self) -> Bool[Tensor, " K"]:
+        """Drop the points that are lost for good; which of those that were held are still there."""
+        kept = self.alive
+        self.uv, self.xyz, self.number = self.uv[kept], self.xyz[kept], self.number[kept]
+        self._landed, self._seen, self.alive = self._landed[kept], self._seen[kept], kept[kept]
+        return kept
 
     def _sees(self, frame: AnchoredFrame, points: Tensor, moved: Tensor, landed: Tensor) -> Bool[Tensor, " K"]:
         """By the frame's own points where they were asked for; else all that lies in its image."""

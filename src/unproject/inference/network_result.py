@@ -103,6 +103,7 @@ def weights_of(network: Reconstructor) -> dict[str, Any]:
         "file": network.origin,
         "sha256": fingerprint(network),
         "licence": network.licence,
+        "made_from": network.made_from,
     }
 
 

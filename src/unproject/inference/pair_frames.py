@@ -24,7 +24,7 @@ def seen_in_pairs(
     network: Reconstructor, given: NetworkInput, sequencing: Sequencing, sink: MapsSink, progress: Progress
 ) -> Answer:
     """Every frame against an anchor (see `anchored`)."""
-    collected = _Collector(sink, TrackGrid(given.device))
+    collected = _Collector(sink, TrackGrid(given.device, len(given.sizes), sink.writer))
     pictures: deque[np.ndarray] = deque()
     images = given.images(pictures.append)
     for frame in progress(anchored(network, images, sequencing), "network", len(given.sizes)):

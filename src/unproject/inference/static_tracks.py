@@ -11,6 +11,7 @@ from unproject.geometry import camera, motion
 from unproject.geometry.rigid import inverse
 from unproject.inference.anchored import AnchoredFrame
 from unproject.inference.network_tracks import TrackGrid
+from unproject.io.writer import ResultWriter
 from unproject.models.pairing import PairMaps
 from unproject.types import FrameMaps, MovingTracks, Points3D
 
@@ -31,8 +32,8 @@ class _Still:
 class StaticTracks:
     """Takes frames in order, each with its maps in the world's unit; frames without a camera break no track."""
 
-    def __init__(self) -> None:
-        self.grid = TrackGrid(torch.device("cpu"))
+    def __init__(self, frames: int, writer: ResultWriter | None) -> None:
+        self.grid = TrackGrid(torch.device("cpu"), frames, writer)
         self._anchor: _Still | None = None
 
     def add(

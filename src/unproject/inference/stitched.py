@@ -99,7 +99,7 @@ def written(
     progress: Progress,
 ) -> tuple[MovingTracks, Points3D | None]:
     """Puts the maps of all views into the sink; returns tracks of what stands still, in the largest part."""
-    tracks, cameras = StaticTracks(), whole.cameras
+    tracks, cameras = StaticTracks(len(whole.places), sink.writer), whole.cameras
     for view in progress(range(len(whole.places)), "write"):
         maps = _maps(dense(view), whole, view, shown[view])
         sink.put(view, maps)

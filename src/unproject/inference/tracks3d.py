@@ -80,9 +80,19 @@ def longest(tracks: Tracks, frames: int) -> np.ndarray:
         length, 1
     )
     section = (SECTIONS * middle / frames).astype(int)
+    return in_turns(length, rank_of(length, section))
+
+
+def rank_of(length: np.ndarray, section: np.ndarray) -> np.ndarray:
+    """Place of each track among those of its section, the longest first; of equals the first."""
     order = np.lexsort((-length, section))
     rank = np.empty(len(order), int)
     rank[order] = np.arange(len(order)) - np.searchsorted(section[order], section[order])
+    return rank
+
+
+def in_turns(length: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Which tracks are kept, given their ranks."""
     often = np.flatnonzero(length >= LEAST_VIEWS)
     return np.sort(often[np.lexsort((-length[often], rank[often]))[:MOST]])
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unproject.errors import InputError
+from unproject.io.spool import Spool
 from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
 
 DEPTH_BITS = 14
@@ -84,6 +85,11 @@ def maps_from_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> FrameMaps:
     """Inverse of `maps_to_arrays`; ``path`` is for the error."""
     tensors = _checked(arrays, MAP_ARRAYS, path, optional=("rgb", "scene_flow"))
     return FrameMaps(**tensors)
+
+
+def track_arrays(fields: Mapping[str, Spool]) -> dict[str, Spool]:
+    """The arrays of `tracks.npz`, given the fields of `MovingTracks`."""
+    return {name: fields[name.removeprefix("tracks_")] for name in _TRACK_ARRAYS}
 
 
 def tracks_to_arrays(tracks: MovingTracks) -> dict[str, np.ndarray]:

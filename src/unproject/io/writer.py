@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from unproject.errors import InputError, UsageError
 from unproject.io import disk, schema
 from unproject.io.preview import render
 from unproject.io.result import LazyMaps, Reconstruction, array_path, is_result, maps_on_disk
+from unproject.io.spool import Spool
 from unproject.types import FrameInfo, FrameMaps
 
 _OWN = re.compile(
@@ -60,6 +61,7 @@ class ResultWriter:
         self.frames = tuple(frames)
         self.partial = _partial_folder(self.target)
         self._finished = False
+        self._put: set[str] = set()
         identity = disk.plain(
             {
                 "version": version("unproject"),
@@ -96,6 +98,14 @@ class ResultWriter:
         disk.write_npz(array_path(self.partial, index), schema.maps_to_arrays(maps), stored=("rgb",))
         self.done.add(index)
 
+    def put(self, name: Literal["tracks", "points"], arrays: Mapping[str, np.ndarray | Spool]) -> None:
+        """Write one of these files before the end, from arrays that need not fit into memory; `finish` leaves it alone.
+
+        The arrays are named as `schema` names them.
+        """
+        disk.write_npz(self.partial / f"{name}.npz", arrays)
+        self._put.add(name)
+
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Put the arrays of a finished stage aside (solved cameras, say) for a run that resumes; `finish` drops it."""
         disk.write_npz(self.partial / f"kept_{name}.npz", arrays)
@@ -114,17 +124,17 @@ class ResultWriter:
         """Write the rest and put the folder in place; returns the reconstruction with its maps where they now lie.
 
         Args:
-            reconstruction: everything but the maps is taken from it; those are the ones written here.
+            reconstruction: all is taken from it but the maps and what was `put`; those are the ones written here.
         """
         missing = set(range(len(self.frames))) - self.done
         if self.done and missing:
             raise ValueError(f"{len(missing)} frames were never written, the first is {min(missing)}")
         written = replace(reconstruction, frames=self.frames, maps=self.maps)
         disk.write_json(self.partial / "run.json", written.provenance)
-        if written.sparse is not None:
-            disk.write_npz(self.partial / "points.npz", schema.points_to_arrays(written.sparse))
-        if written.tracks is not None:
-            disk.write_npz(self.partial / "tracks.npz", schema.tracks_to_arrays(written.tracks))
+        if written.sparse is not None and "points" not in self._put:
+            self.put("points", schema.points_to_arrays(written.sparse))
+        if written.tracks is not None and "tracks" not in self._put:
+            self.put("tracks", schema.tracks_to_arrays(written.tracks))
         disk.write_text(self.partial / "preview" / "index.html", render(written))
         cameras = schema.cameras_to_json(self.frames, written.cameras, written.scale)
         disk.write_json(self.partial / "cameras.json", cameras)
@@ -146,8 +156,10 @@ class ResultWriter:
             place = self.target / path.relative_to(self.partial)
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, place)
+        # A network disk shows a file without a name for as long as it is open: its folder stays.
         for path in sorted([self.partial, *self.partial.rglob("*")], reverse=True):
-            path.rmdir()
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def _partial_folder(target: Path) -> Path:
