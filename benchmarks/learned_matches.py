@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.clips import READERS, Clip
+from benchmarks.clips import READERS, Clip, MissingClip
 from benchmarks.guided import GuidedMatches, guided_matches
 from benchmarks.run import machine
 from unproject.evaluation import metrics
@@ -141,7 +141,12 @@ def main() -> None:
     print_row(COLUMNS)
     print_row(["---"] * len(COLUMNS))
     for name in arguments.clips:
-        compare(subset(name), arguments.weights)
+        try:
+            clip = subset(name)
+        except MissingClip as reason:
+            print(f"skipped {name}: {reason}")
+        else:
+            compare(clip, arguments.weights)
 
 
 if __name__ == "__main__":
