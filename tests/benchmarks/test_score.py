@@ -116,11 +116,11 @@ def test_rows_survive_the_disk_and_stand_in_one_line_per_clip(clip):
 
 
 def test_our_answer_is_read_from_the_folder_that_the_measured_process_wrote(clip, tmp_path, monkeypatch):
-    def run(child: str, work) -> tuple[dict, float]:
-        assert child == "child_ours"
+    def run(child: str, work, network: str) -> tuple[dict, float]:
+        assert (child, network) == ("child_ours", "tried")
         assert json.loads((work / "files.json").read_text()) == [str(file) for file in clip.files]
         answer(clip, lost=1).result.save(work / "out")
-        return {"seconds": 2.5}, 321.0
+        return {"seconds": 2.5, "trial_s": 0.5}, 321.0
 
     monkeypatch.setattr(solvers, "_run", run)
     row = score.rate(clip, "ours", solvers.ours(clip, tmp_path))

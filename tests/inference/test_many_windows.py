@@ -179,9 +179,11 @@ def test_windows_are_as_long_as_memory_allows(photos, monkeypatch):
 
 
 def test_too_little_memory_says_what_fits(photos, monkeypatch):
-    monkeypatch.setattr(network_input, "there_gib", lambda device: 1.2)
+    model = build("flow3r", "small")
+    room = 0.9 * network_input._window_gib(model, open_source(photos), 1022, 2, False)
+    monkeypatch.setattr(network_input, "there_gib", lambda device: room)
     with pytest.raises(MemoryLimitError, match=r"--long-side \d+ fits") as caught:
-        reconstruct(photos, model=build("flow3r", "small"), long_side=1022)
+        reconstruct(photos, model=model, long_side=1022)
     side = int(str(caught.value).split("--long-side ")[1].split()[0])
     assert side % 14 == 0 and 14 <= side < 1022
 

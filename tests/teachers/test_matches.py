@@ -114,6 +114,40 @@ def test_planted_wrong_matches_do_not_pass_the_geometry(photos):
     assert len(planted & found) <= 0.2 * len(planted & offered)
 
 
+def two_views(scene: int, still: int, wrong: int = 0, *, moving: bool = True) -> list[Features]:
+    """Points of a scene before a camera that moves, then of a gripper, then false matches; each looks like itself."""
+    rng = np.random.default_rng(0)
+    cloud = rng.uniform((-2, -2, 4), (2, 2, 8), (scene, 3))
+    roll = np.deg2rad(15 * moving)
+    turn = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    both = cloud, cloud @ turn.T + np.array([0.5, 0.1, 0.2]) * moving
+    there = [600 * points[:, :2] / points[:, 2:] + 320 for points in both]
+    held, false = rng.uniform(200, 440, (still, 2)), rng.uniform(0, 640, (2, wrong, 2))
+    look = unit_rows(rng, scene + still + wrong)
+    return [Features(np.concatenate([there[v], held, false[v]]).astype(np.float32), look) for v in range(2)]
+
+
+def test_a_gripper_does_not_hide_how_the_scene_moves():
+    """Most matches lie on it, and matrices that map every point onto itself explain those; it is kept all the same."""
+    features = two_views(scene=60, still=150, wrong=20)
+    pair = matches.match_pair(features, 0, 1)
+    kept = np.isin(np.arange(230), pair.index_a)
+    assert kept[:60].all() and kept[60:210].all() and not kept[210:].any()
+    assert pair.inlier_share == pytest.approx(60 / 80)  # of what moves
+    hidden = matches._agree(*(item.uv for item in features), 0)  # all asked at once
+    assert hidden[:60].mean() < 0.8
+
+
+def test_where_the_scene_agrees_on_nothing_a_gripper_alone_makes_no_pair():
+    assert matches.match_pair(two_views(scene=0, still=150, wrong=80), 0, 1) is None
+
+
+def test_a_camera_at_rest_keeps_its_matches():
+    """Few points move, so that what stays put is the scene."""
+    pair = matches.match_pair(two_views(scene=60, still=20, wrong=10, moving=False), 0, 1)
+    assert set(range(80)) <= set(pair.index_a.tolist())
+
+
 def test_tracks_are_the_same_for_any_number_of_threads(photos, monkeypatch):
     frames, _ = photos
     results = []

@@ -30,6 +30,8 @@ DETECT_SIDE = 960
 RATIO, FARTHEST = 0.8, 0.8
 VERIFY_PX = 1.5
 LEAST_INLIERS, LEAST_SHARE = 15, 0.25
+STILL_PX, MOVING_PX = 1.5, 8.0
+"""What moves less stays put in the image; what moves more shows that the views differ."""
 BLOCK = 256
 """Rows that are compared at a time: their likeness to all others stays in the cache."""
 SAME_POINT_PX = 1.0
@@ -133,14 +135,25 @@ def _likeness(features: Sequence[Features]) -> np.ndarray:
 
 
 def match_pair(features: Sequence[Features], a: int, b: int, *, seed: int = 0) -> PairMatches | None:
-    """Matches that are mutual, pass the ratio test and agree on a fundamental matrix; None where too few do."""
+    """Matches that are mutual, pass the ratio test and agree on a fundamental matrix; None where too few do.
+
+    Where others move, those that stay put in the image are kept but not asked: they may be a gripper, any number of
+    matrices explain it, and most of these explain little else.
+    """
     index_a, index_b = mutual(features[a].descriptor, features[b].descriptor)
-    if len(index_a) < LEAST_INLIERS:
+    uv_a, uv_b = features[a].uv[index_a], features[b].uv[index_b]
+    shift_px = np.linalg.norm(uv_b - uv_a, axis=1)
+    asked = shift_px > STILL_PX
+    if (shift_px > MOVING_PX).sum() < LEAST_INLIERS:
+        asked[:] = True
+    if asked.sum() < LEAST_INLIERS:
         return None
-    good = _agree(features[a].uv[index_a], features[b].uv[index_b], seed)
-    if good.sum() < LEAST_INLIERS or good.mean() < LEAST_SHARE:
+    agreed = _agree(uv_a[asked], uv_b[asked], seed)
+    if agreed.sum() < LEAST_INLIERS or agreed.mean() < LEAST_SHARE:
         return None
-    return PairMatches(a, b, index_a[good], index_b[good], float(good.mean()))
+    good = ~asked
+    good[asked] = agreed
+    return PairMatches(a, b, index_a[good], index_b[good], float(agreed.mean()))
 
 
 def mutual(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
