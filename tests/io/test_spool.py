@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,8 +55,11 @@ def test_refusals(tmp_path):
         Spool(np.float32, (2,)).extend(np.zeros((1, 3)))
     with pytest.raises(UnprojectError, match="choose another output folder"):
         Spool(np.float32, folder=tmp_path / "none")
-    full = Spool(np.float32)
-    with open("/dev/full", "wb", buffering=0) as file:
-        full._file = file
-        with pytest.raises(UnprojectError, match="TMPDIR"):
-            full.extend(np.zeros(4))
+
+
+@pytest.mark.parametrize("full", [lambda data: len(data) // 2, lambda data: (_ for _ in ()).throw(OSError("no space"))])
+def test_a_full_disk_is_said_with_its_folder(monkeypatch, full):
+    written = Spool(np.float32)
+    monkeypatch.setattr(written, "_file", SimpleNamespace(write=full))
+    with pytest.raises(UnprojectError, match=r"no space left in .*TMPDIR"):
+        written.extend(np.zeros(4))
