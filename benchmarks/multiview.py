@@ -119,7 +119,7 @@ def arithmetic(case: Case) -> float:
         model, images = Flow3r(config(case.size, flow=False)).eval(), torch.rand(1, case.views, 3, *size_of(case.image))
         counter = FlopCounterMode(display=False)
         with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            model.trunk(images, Grid.of(images, model.config.shape))
+            model.trunk(images, Grid.of(images, model.config))
     return counter.get_total_flops()
 
 
