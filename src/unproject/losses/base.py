@@ -1,6 +1,7 @@
 """What every loss is: its own configuration, called with a prediction, labels and views, answering with named terms."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -55,6 +56,11 @@ class Loss(ABC):
     @abstractmethod
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
         """Every term of which the weight is not zero."""
+
+
+def weighed(makers: Iterable[tuple[str, float, Callable[[], Float[Tensor, ""]]]]) -> tuple[Term, ...]:
+    """The terms of (name, weight, maker); one of weight 0 is not computed, and needs no label."""
+    return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
 
 
 def _as(dtype: torch.dtype, value: Value) -> Value:

@@ -15,7 +15,7 @@ from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import rays
 from unproject.geometry.motion import landing
 from unproject.losses import targets
-from unproject.losses.base import Loss, Term, mean_per_image
+from unproject.losses.base import Loss, Term, mean_per_image, weighed
 from unproject.losses.confidence import confident_mean
 from unproject.losses.motion import pose_miss
 from unproject.types import Known, Labels, Prediction, Views, require
@@ -57,7 +57,7 @@ class LogGeometryLoss(Loss):
             ("pose", self.pose, pairs.pose_term),
             ("still", self.still, pairs.still_term),
         )
-        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
+        return weighed(makers)
 
 
 @dataclass(frozen=True)

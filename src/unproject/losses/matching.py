@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from unproject.geometry.camera import pixel_grid
-from unproject.losses.base import Loss, Term, mean_per_image, read
+from unproject.losses.base import Loss, Term, mean_per_image, read, weighed
 from unproject.types import Labels, Matching, Prediction, Views, require
 
 
@@ -48,7 +48,7 @@ class MatchingLoss(Loss):
             ).mean()
 
         makers = (("match", self.match, match), ("flow", self.flow, near), ("certainty", self.certainty, certainty))
-        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
+        return weighed(makers)
 
     def _certainty(self, stage: "_Stage", logit: Float[Tensor, "B P h w"]) -> Float[Tensor, ""]:
         right = (stage.miss.detach() * stage.stride < self.right_px) & (stage.seen > 0.5)

@@ -11,7 +11,7 @@ from unproject.geometry.align import intrinsics_from_points, mean_distance
 from unproject.geometry.camera import pixel_grid, rays
 from unproject.geometry.motion import relative_pose, transform_map
 from unproject.losses import targets
-from unproject.losses.base import Loss, Term, mean_per_image, read
+from unproject.losses.base import Loss, Term, mean_per_image, read, weighed
 from unproject.losses.confidence import confident_mean
 from unproject.types import Known, Labels, Prediction, Views, require
 
@@ -56,7 +56,7 @@ class MotionLoss(Loss):
             ("pose_weight", self.pose_weight, pairs.pose_weight_term),
             ("camera_flow", self.camera_flow, pairs.camera_flow_term),
         )
-        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
+        return weighed(makers)
 
 
 @dataclass(frozen=True)

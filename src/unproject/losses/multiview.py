@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 from unproject.geometry.align import mean_distance, weighted_median
 from unproject.geometry.motion import transform_map
 from unproject.geometry.rigid import inverse, rotation_angle
-from unproject.losses.base import Loss, Term, mean_per_image, read
+from unproject.losses.base import Loss, Term, mean_per_image, read, weighed
 from unproject.losses.normals import normal_term
 from unproject.types import Known, Labels, Prediction, Views, require
 
@@ -57,7 +57,7 @@ class MultiViewLoss(Loss):
             ("translation", self.translation, scene.translation_term),
             ("confidence", self.confidence, lambda: scene.confidence_term(self.right)),
         )
-        return tuple(Term(name, maker(), weight) for name, weight, maker in makers if weight)
+        return weighed(makers)
 
 
 @dataclass(frozen=True)
