@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unproject.geometry.rigid import transform
 from unproject.geometry.similar import Similarity, robust_similarity
+from unproject.tensors import map_tensors
 
 CENTRES = 0.1
 """What a shared view's camera counts, beside its points together."""
@@ -184,12 +185,8 @@ def _step(rest: Tensor, slope: Tensor, weight: Tensor, first: Tensor, second: Te
 
 
 def _at(gauges: Similarity, index: Tensor) -> Similarity:
-    return Similarity(gauges.scale[index], gauges.rotation[index], gauges.translation[index])
+    return map_tensors(lambda tensor: tensor[index], gauges)
 
 
 def _stacked(gauges: Sequence[Similarity]) -> Similarity:
-    return Similarity(
-        torch.stack([one.scale for one in gauges]),
-        torch.stack([one.rotation for one in gauges]),
-        torch.stack([one.translation for one in gauges]),
-    )
+    return map_tensors(lambda *tensors: torch.stack(tensors), *gauges)
