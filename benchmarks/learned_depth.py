@@ -12,7 +12,7 @@ from benchmarks.clips import Clip
 from benchmarks.run import NAMES, load, machine
 from benchmarks.score import DepthRow, rate_depth
 from benchmarks.solvers import Solved, ours
-from unproject.inference.held_out import CLEARLY
+from unproject.inference.held_out import Trial
 
 COLUMNS = (
     "clip",
@@ -45,12 +45,12 @@ def cells(clip: Clip) -> list[str]:
         f"{getattr(without, name):.{digits}f}, {getattr(with_network, name):.{digits}f}" if without else "-"
         for name, digits in (("rel", 4), ("rel_all", 4), ("inlier_all", 3))
     ]
-    used = trial["error_with"] < CLEARLY * trial["error_without"]
+    judged = Trial(trial["error_without"], trial["error_with"], trial["held_out_points"])
     return [
         clip.name,
         f"{trial['error_without']:.3f}, {trial['error_with']:.3f}",
         str(trial["held_out_points"]),
-        "yes" if used else "no",
+        "yes" if judged.helps else "no",
         f"{solved.trial_s:.1f}",
         f"{solved.seconds:.1f}",
         *both,
