@@ -10,9 +10,10 @@ from unproject.data.synthetic import handheld, render, sample_world
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import intrinsics_from_focal
 from unproject.geometry.rigid import from_rt, inverse, so3_exp, transform
+from unproject.geometry.surface import depth_edges
 from unproject.losses import multiview
 from unproject.losses.multiview import MultiViewLoss, robust_scale
-from unproject.losses.normals import depth_edges, normal_term
+from unproject.losses.normals import normal_term
 from unproject.types import Known, Labels, Prediction
 
 FRAMING = Framing(views=3, pairs=((0, 1), (1, 2)), height=20, width=28)

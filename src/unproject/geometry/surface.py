@@ -19,11 +19,16 @@ def torn(points: Float[Tensor, "F H W 3"], valid: Bool[Tensor, "F H W"]) -> Bool
     Depth alone would take far, smooth surfaces that are seen at a flat angle. The rule is that of π³'s later tools:
     (max - min of depth in 3x3) / depth > 3 %, and within a pixel a normal that turns by more than 5 degrees.
     """
-    depth = points[..., 2]
-    low, high = _lowest(torch.where(valid, depth, torch.inf)), -_lowest(torch.where(valid, -depth, torch.inf))
-    jump = valid & ((high - low) > JUMP * depth.clamp(min=1e-6))
     normal, known = _normals(points, valid)
-    return jump & _dilated(_turns(normal, known))
+    return depth_edges(points[..., 2], valid) & _dilated(_turns(normal, known))
+
+
+def depth_edges(depth: Float[Tensor, "*batch H W"], valid: Bool[Tensor, "*batch H W"]) -> Bool[Tensor, "*batch H W"]:
+    """Valid pixels around which depth jumps, among valid neighbours."""
+    low, high = (
+        sign * _lowest(torch.where(valid, sign * depth, torch.inf).flatten(0, -3)).view_as(depth) for sign in (1, -1)
+    )
+    return valid & ((high - low) > JUMP * depth.clamp(min=1e-6))
 
 
 def _lowest(values: Float[Tensor, "F H W"]) -> Float[Tensor, "F H W"]:

@@ -5,14 +5,12 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from unproject.geometry.rays import angle_between
+from unproject.geometry.surface import depth_edges
 
 LEAST, MOST, BEND = math.radians(1), math.radians(90), math.radians(3)
 """Radians: errors below and above pull no more; up to the last the penalty is a square."""
-EDGE = 0.03
-"""A pixel whose depth varies by more than this share among its neighbours is an edge."""
 SHORTEST = 1e-12
 """Length of a normal below which a triangle has no side."""
 
@@ -42,14 +40,6 @@ def normal_term(
         penalty = penalty / (2 * BEND)
         total = total + torch.where(sided[..., 0], penalty, 0).mean()
     return total / (4 * max(height, width))
-
-
-def depth_edges(depth: Float[Tensor, "B N H W"], known: Bool[Tensor, "B N H W"]) -> Bool[Tensor, "B N H W"]:
-    """Known pixels around which depth jumps, among known neighbours."""
-    flat, seen = depth.flatten(0, 1)[:, None], known.flatten(0, 1)[:, None]
-    high = max_pool2d(torch.where(seen, flat, -torch.inf), 3, stride=1, padding=1)
-    low = -max_pool2d(torch.where(seen, -flat, -torch.inf), 3, stride=1, padding=1)
-    return (seen & (high - low > EDGE * flat)).view_as(known)
 
 
 def _corners(maps: Tensor) -> list[Tensor]:
