@@ -8,9 +8,9 @@ a folder: stages that rows share are trained once, and all goes on where it was 
 import argparse
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.table import of_seeds
 from unproject.recipes.flow_designs import DESIGNS, designs
 from unproject.teachers.flow import DisTeacher
 from unproject.training.loop import train
@@ -55,16 +55,6 @@ def measured(run: dict[str, Recipe], folder: Path) -> dict[str, float]:
     return validation
 
 
-def line(name: str, runs: list[dict[str, float]]) -> str:
-    """Mean and, of several seeds, standard deviation."""
-    cells = []
-    for column in COLUMNS:
-        values = [run[column] for run in runs if column in run]
-        spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):.3f}{spread}" if values else "-")
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
 def main() -> None:
     """Train what is not trained yet, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,7 +71,7 @@ def main() -> None:
             measured(stages(row, seed, given.teacher, given.backbone, given.steps), given.folder)
             for seed in range(given.seeds)
         ]
-        print(line(name, runs), flush=True)
+        print(of_seeds(name, runs, COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Runs are kept in a folder, so that it can be stopped and goes on where it was.
 import argparse
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 
+from benchmarks.table import of_seeds
 from unproject.recipes.motion_variants import VARIANTS, motion_variant
 from unproject.training.loop import train
 
@@ -24,16 +24,6 @@ def measured(name: str, seed: int, folder: Path, pairs: int, steps: int) -> dict
     return result.validation
 
 
-def line(name: str, runs: list[dict[str, float]]) -> str:
-    """Mean and, of several seeds, standard deviation."""
-    cells = []
-    for column in COLUMNS:
-        values = [run[column] for run in runs]
-        spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):.3f}{spread}")
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
 def main() -> None:
     """Train what is not trained yet, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,7 +37,7 @@ def main() -> None:
         runs = [
             measured(name, seed, arguments.folder, arguments.pairs, arguments.steps) for seed in range(arguments.seeds)
         ]
-        print(line(name, runs), flush=True)
+        print(of_seeds(name, runs, COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ BATCH = {"cpu": 2, "cuda": 8}
 """Pairs at a time: a processor gains nothing from more."""
 BYTES_PER_PIXEL = 2500
 """Of one image of each pair in a batch (measured, 2350 to 3040): a DPT head's maps of 128 channels, and the results."""
-
-
 GREY = 0.45
+"""Of canvas that no image covers: as pictures are on average."""
 LIBRARIES, LIBRARIES_OF_PAIRS = 0.36e9, 0.65e9
 """Bytes of a process before any network; measured with networks of many views, and with pairs' batches on top."""
 BYTES_PER_VIEW_PIXEL = 80
