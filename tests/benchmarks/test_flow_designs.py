@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.flow_designs import line, rows, stages
+from benchmarks.flow_designs import COLUMNS, rows, stages
+from benchmarks.table import of_seeds
 from unproject.recipes.flow_designs import DESIGNS
 
 
@@ -22,5 +23,5 @@ def test_rows_share_stages_and_a_folder_has_one_recipe(table, firsts, heads):
 
 def test_table_1_has_every_design_and_a_column_nobody_measured_is_empty():
     assert list(rows("designs")) == list(DESIGNS)
-    said = line("none", [{"rta30": 0.2}, {"rta30": 0.4}])
+    said = of_seeds("none", [{"rta30": 0.2}, {"rta30": 0.4}], COLUMNS)
     assert "| - | 0.300 ± 0.141 | - |" in said
