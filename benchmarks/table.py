@@ -1,7 +1,6 @@
 """The markdown tables that the benchmark prints."""
 
-from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from benchmarks.score import DepthRow, Row, TrackRow
@@ -40,16 +39,6 @@ TRACKS: dict[str, Callable[[TrackRow], str]] = {
 }
 
 MOTION: dict[str, Callable[[float], str]] = {"IoU": lambda share: number(share, 3)}
-
-
-def of_seeds(name: str, runs: Sequence[Mapping[str, float]], columns: Sequence[str]) -> str:
-    """One line: mean and, of several seeds, standard deviation of what they measured; a dash where none did."""
-    cells = []
-    for column in columns:
-        values = [run[column] for run in runs if column in run]
-        spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):.3f}{spread}" if values else "-")
-    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "unproject"
 STACK = [
     {"cli"},
     {""},
+    {"experiments"},
     {"recipes"},
     {"training", "evaluation", "inference", "labelling", "viewer"},
     {"models", "losses", "data", "teachers"},

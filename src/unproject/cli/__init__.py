@@ -15,20 +15,16 @@ from typing import Annotated, Literal
 import tyro
 
 from unproject.cli import machine, show
-from unproject.cli.flags import Switch, flag
+from unproject.cli.evaluate import evaluate
+from unproject.cli.flags import Count, Number, Output, Place, Quiet, Switch, flag
 from unproject.cli.weights import weights
 from unproject.errors import INTERRUPTED, PARTIAL, InputError, MemoryLimitError, UnprojectError, UsageError
 
 Source = Annotated[tuple[str, ...], tyro.conf.Positional, flag("SOURCE ...")]
 Result = Annotated[Path, tyro.conf.Positional, flag("OUT")]
 RecipeName = Annotated[str, tyro.conf.Positional, flag("RECIPE")]
-Output = Annotated[Path | None, flag("FOLDER", "-o")]
-Place = Annotated[Path | None, flag("PATH")]
 Model = Annotated[str | None, flag("NAME|PATH")]
-Count = Annotated[int | None, flag("N")]
-Number = Annotated[float | None, flag("X")]
 Formats = Annotated[str, flag("A,B,...")]
-Quiet = Annotated[bool, flag(short="-q")]
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "insufficient memory", "bad_alloc")
 
@@ -239,11 +235,14 @@ def doctor(*, json: Switch = False) -> int:
 _VERBS = {
     "reconstruct": reconstruct,
     "train": train,
+    "evaluate": evaluate,
     "export": export,
     "validate": validate,
     "weights": weights,
     "doctor": doctor,
 }
+
+_RESUMED = ("reconstruct", "train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -267,7 +266,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        hint = "; --resume goes on with what is done" if arguments[:1] in (["reconstruct"], ["train"]) else ""
+        hint = (
+            "; --resume goes on with what is done"
+            if arguments[:1] in (["reconstruct"], ["train"], ["evaluate"])
+            else ""
+        )
         print(f"unproject: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout went away, as `| head` does

@@ -1,5 +1,6 @@
 """How flags look in every verb."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -11,3 +12,8 @@ def flag(kind: str | None = None, short: str | None = None) -> Any:
 
 
 Switch = Annotated[bool, flag()]
+Output = Annotated[Path | None, flag("FOLDER", "-o")]
+Place = Annotated[Path | None, flag("PATH")]
+Count = Annotated[int | None, flag("N")]
+Number = Annotated[float | None, flag("X")]
+Quiet = Annotated[bool, flag(short="-q")]

@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EXTRAS = {"cluster": "ray", "heic": "pillow_heif", "hub": "huggingface_hub", "train": "tensorboard", "view": "viser"}
+EXTRAS = {
+    "cluster": "ray",
+    "heic": "pillow_heif",
+    "hub": "huggingface_hub",
+    "plot": "matplotlib",
+    "train": "tensorboard",
+    "view": "viser",
+}
 """Optional dependencies: the extra's name, and the module that tells whether it is there."""
 
 

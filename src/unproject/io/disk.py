@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unproject.errors import InputError, UnprojectError
+from unproject.errors import InputError, UnprojectError, UsageError
 from unproject.io.spool import Spool
 
 _REMEDIES = {
@@ -42,6 +42,22 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = _REMEDIES.get(error.errno or 0, f"{error.strerror or error}; choose another output folder")
         raise UnprojectError(f"cannot write {path}: {reason}") from error
+
+
+def claimed(folder: str | Path, *, overwrite: bool, resume: bool) -> Path:
+    """The absolute path of a folder that may be written to; nothing is made or removed yet.
+
+    Raises:
+        UsageError: it is a file, or it is not empty and neither was asked for; or both were.
+    """
+    path = Path(folder).expanduser().absolute()
+    if overwrite and resume:
+        raise UsageError("overwrite and resume exclude each other; give one of them")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; choose another output folder")
+    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+        raise UsageError(f"{path} is not empty; choose another output folder, --resume what is in it or --overwrite it")
+    return path
 
 
 @contextmanager

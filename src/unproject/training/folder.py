@@ -18,7 +18,7 @@ from torch import Tensor
 from unproject.errors import UsageError
 from unproject.io import disk
 
-STATE, WEIGHTS, RECIPE, RUN, LOG = "state.pt", "weights.safetensors", "recipe.json", "run.json", "log.jsonl"
+STATE, WEIGHTS, RECIPE, RUN = "state.pt", "weights.safetensors", "recipe.json", "run.json"
 _OWN = re.compile(
     r"(state|weights|recipe|run)(\.tmp)?\.(pt|safetensors|json)|log\.jsonl"
     r"|tensorboard/events\.out\.tfevents\.[^/]+|bad_step_\d+/(state|clips|losses)(\.tmp)?\.(pt|json)"
@@ -40,15 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
-        self.path = Path(path).expanduser().absolute()
-        if overwrite and resume:
-            raise UsageError("overwrite and resume exclude each other; give one of them")
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file; choose another output folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not (overwrite or resume):
-            raise UsageError(
-                f"{self.path} is not empty; choose another output folder, --resume the run in it or --overwrite it"
-            )
+        self.path = disk.claimed(path, overwrite=overwrite, resume=resume)
         self.resumed = resume and (self.path / STATE).is_file()
         """There is a run to go on with."""
         self._sessions: list[Any] = []
@@ -78,6 +70,11 @@ class RunFolder:
     def say(self, state: str, **facts: Any) -> None:
         """Where the run stands, in `run.json`."""
         disk.write_json(self.path / RUN, {"state": state, **facts, "sessions": self._sessions})
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run lies there whose last step is done."""
+    return (folder / RUN).is_file() and disk.read_json(folder / RUN)["state"] == "done"
 
 
 def require_same(folder: Path, recipe: Any) -> None:

@@ -3,13 +3,15 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from unproject.errors import InputError
 from unproject.io.disk import explained, plain
+
+LOG = "log.jsonl"
 
 
 class Meter:
@@ -39,10 +41,11 @@ class Meter:
 
 
 class Clock:
-    """Where the time of the last lines' steps went."""
+    """Where the time of the last lines' steps went; ``spent_s`` were spent in the sessions before."""
 
-    def __init__(self) -> None:
-        self.started = self._since = time.monotonic()
+    def __init__(self, spent_s: float) -> None:
+        self._since = time.monotonic()
+        self.started = self._since - spent_s
         self._waited = 0.0
         self._clips = 0
 
@@ -78,7 +81,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, keep_bytes: int, steps: int, first_step: int, live: bool) -> None:
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         with explained(self.path):
             self._file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
         if self.size < keep_bytes:
@@ -116,6 +119,22 @@ class Log:
         for other in (self._curves, self._bar):
             if other is not None:
                 other.close()
+
+
+def lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """The log of a run, from its first line on; nothing where there is none."""
+    if (folder / LOG).is_file():
+        yield from map(json.loads, (folder / LOG).read_text("utf-8").splitlines())
+
+
+def last_measured(folder: Path) -> dict[str, float]:
+    """What was measured last in a run; nothing where nothing was."""
+    return next((line["validation"] for line in reversed(list(lines(folder))) if "validation" in line), {})
+
+
+def seconds_spent(folder: Path) -> float:
+    """Of all sessions of a run, up to the last step that its log tells of."""
+    return next((line["time"]["run_s"] for line in reversed(list(lines(folder))) if "time" in line), 0.0)
 
 
 def _numbers(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

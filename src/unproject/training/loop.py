@@ -24,7 +24,7 @@ from unproject.training.device import Place, place
 from unproject.training.door import check_numbers, check_sources
 from unproject.training.folder import STATE, WEIGHTS, RunFolder, require_same
 from unproject.training.loader import Fetched, batches, deaths_explained
-from unproject.training.log import Clock, Log
+from unproject.training.log import Clock, Log, seconds_spent
 from unproject.training.passes import forward_backward, validate
 from unproject.training.recipe import Recipe, Validation
 from unproject.training.sampler import Sampler
@@ -173,7 +173,7 @@ class _Run:
     def __init__(self, recipe: Recipe, state: State, where: Place, folder: RunFolder, log: Log, workers: int) -> None:
         self.recipe, self.state, self.where, self.folder, self.log = recipe, state, where, folder, log
         self.workers = workers
-        self.clock = Clock()
+        self.clock = Clock(seconds_spent(folder.path))
         self.losses: dict[str, float] = {}
 
     def go(self, stop: Stop, every: _Every, log_every: int) -> TrainResult:

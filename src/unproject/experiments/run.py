@@ -1,0 +1,203 @@
+"""An experiment, trained: every stage once, several at a time, each in a process of its own; then table and plot."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unproject.errors import INTERRUPTED, UnprojectError, UsageError
+from unproject.experiments import report
+from unproject.experiments.experiment import Experiment, Stage
+from unproject.io import disk
+from unproject.models.loading import device_of, precision_of
+from unproject.progress import Progress, silent
+from unproject.training.folder import WEIGHTS, finished
+from unproject.training.log import last_measured, seconds_spent
+from unproject.training.loop import train
+from unproject.training.recipe import Recipe
+from unproject.training.stop import Stop
+
+LOOK_EVERY_S = 1.0
+"""How often a stop is looked for while stages train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an experiment came to."""
+
+    title: str
+    state: Literal["done", "stopped"]
+    reason: str
+    """Why it stopped; empty where it is done."""
+    seeds: int
+    results: dict[str, list[dict[str, float]]]
+    """What each seed of each row measured, with the ``seconds`` of all its stages; only rows of which all is done."""
+    seconds: float
+    """Of all stages, each counted once: what it takes where one trains after the other."""
+    table: str
+    """The same in markdown: mean and standard deviation over seeds."""
+
+
+def run(
+    experiment: Experiment,
+    folder: str | Path,
+    *,
+    seeds: int = 3,
+    jobs: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    time_limit_s: float | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Train what is not trained yet; `results.json`, `table.md` and `plot.png` tell of every row that is complete.
+
+    Each stage lies in a folder of its own below ``stages``. What stops, at a time limit or by a signal, goes on with
+    ``resume``.
+
+    Args:
+        experiment: the table.
+        folder: where all lies; one that is not empty is refused without ``overwrite`` or ``resume``.
+        seeds: runs of each row, from seed 0 on.
+        jobs: stages that train at the same time; on a processor one per core by default, else one.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, float32 or bfloat16: what trunks compute in.
+        time_limit_s: stop after so many seconds; stages save their states first.
+        overwrite: train all stages again.
+        resume: keep those that are done, go on with those that were begun.
+        progress: hears of every stage that is done.
+
+    Raises:
+        UsageError: of arguments that mean nothing, or a folder that is not empty.
+        UnprojectError: a stage failed; its own words are on stderr.
+    """
+    if seeds < 1 or (jobs is not None and jobs < 1):
+        raise UsageError(f"seeds is {seeds} and jobs {jobs}; give 1 or more")
+    place, _ = device_of(device), precision_of(dtype, device)
+    folder = disk.claimed(folder, overwrite=overwrite, resume=resume)
+    lasts = experiment.stages(seeds)
+    every = experiment.distinct(seeds)
+    jobs = jobs or (len(os.sched_getaffinity(0)) if place.type == "cpu" else 1)
+    work = _Work(folder / "stages", jobs, (str(place), dtype), fresh=overwrite)
+    with Stop(None, time_limit_s) as stop:
+        for _ in progress(work.through(every, stop), "train", len(every)):
+            pass
+    results = {
+        row: [_measured(last, folder / "stages") for last in of_seeds]
+        for row, of_seeds in lasts.items()
+        if all(finished(folder / "stages" / last.place) for last in of_seeds)
+    }
+    outcome = Outcome(
+        title=experiment.title,
+        state="stopped" if work.why else "done",
+        reason=work.why or "",
+        seeds=seeds,
+        results=results,
+        seconds=sum(seconds_spent(folder / "stages" / stage.place) for stage in every),
+        table=report.table(results, experiment.columns),
+    )
+    disk.write_json(folder / "results.json", {**asdict(outcome), "machine": report.machine(place)})
+    disk.write_text(folder / "table.md", outcome.table)
+    if not report.plot(results, experiment.columns, experiment.title, folder / "plot.png"):
+        print('unproject: no plot without matplotlib: pip install "unproject[plot]"', file=sys.stderr)
+    return outcome
+
+
+def planned(experiment: Experiment, seeds: int) -> dict[str, Any]:
+    """What would be trained: rows, and every stage with its steps."""
+    every = experiment.distinct(seeds)
+    return {
+        "experiment": experiment.title,
+        "rows": list(experiment.rows),
+        "seeds": seeds,
+        "stages": [f"{stage.place}: {stage.recipe.schedule.steps} steps" for stage in every],
+    }
+
+
+def _measured(last: Stage, stages: Path) -> dict[str, float]:
+    spent = sum(seconds_spent(stages / stage.place) for stage in last.chain())
+    return {**last_measured(stages / last.place), "seconds": round(spent, 1)}
+
+
+class _Work:
+    """Stages in their processes: a stage begins when the one before it is done, and a core is free."""
+
+    def __init__(self, folder: Path, jobs: int, where: tuple[str, str], *, fresh: bool) -> None:
+        self.folder, self.jobs, self.where, self.fresh = folder, jobs, where, fresh
+        self.why: str | None = None
+        """Why it was stopped."""
+        self._running: dict[Stage, BaseProcess] = {}
+
+    def through(self, stages: list[Stage], stop: Stop) -> Iterator[Stage]:
+        """Each stage when it is done, until all are or one is asked to stop."""
+        left, done = list(stages), set()
+        try:
+            while left or self._running:
+                self.why = stop.why(0)
+                if self.why is not None:
+                    return
+                for stage in [stage for stage in left if stage.after is None or stage.after in done]:
+                    if len(self._running) < self.jobs:
+                        left.remove(stage)
+                        self._running[stage] = self._begun(stage)
+                wait([process.sentinel for process in self._running.values()], timeout=LOOK_EVERY_S)
+                for stage in self._ended():
+                    done.add(stage)
+                    yield stage
+        finally:
+            for process in self._running.values():
+                process.terminate()
+            for process in self._running.values():
+                process.join()
+
+    def _begun(self, stage: Stage) -> BaseProcess:
+        start = None if stage.after is None else self.folder / stage.after.place / WEIGHTS
+        threads = max(1, torch.get_num_threads() // self.jobs)
+        # Spawned: a forked process would share the threads' locks of a torch that has computed already.
+        process = multiprocessing.get_context("spawn").Process(
+            target=_train, args=(stage.recipe, self.folder / stage.place, start, *self.where, self.fresh, threads)
+        )
+        process.start()
+        return process
+
+    def _ended(self) -> list[Stage]:
+        ended = [stage for stage, process in self._running.items() if process.exitcode is not None]
+        for stage in ended:
+            code = self._running.pop(stage).exitcode
+            if code != 0:
+                raise UnprojectError(f"{self.folder / stage.place} failed with exit code {code}; see its words above")
+        return ended
+
+
+def _train(
+    recipe: Recipe, place: Path, start: Path | None, device: str, dtype: str, overwrite: bool, threads: int
+) -> None:
+    """What a process does: go on with a stage, to its end or until it is told to stop."""
+    if sys.platform != "win32":
+        os.setsid()  # Ctrl-C reaches the experiment alone, which says so to its stages once
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        result = train(
+            recipe, place, start=start, device=device, dtype=dtype, workers=0, overwrite=overwrite, resume=not overwrite
+        )
+    except UnprojectError as error:
+        sys.exit(f"unproject: error: {recipe.name}: {error}")
+    sys.exit(0 if result.state == "done" else INTERRUPTED)
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

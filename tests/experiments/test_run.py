@@ -1,0 +1,159 @@
+"""Experiments: stages that rows share are trained once, several at a time, and a run that is stopped goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tiny_training import tiny_recipe
+
+from unproject.errors import UnprojectError, UsageError
+from unproject.experiments import EXPERIMENTS, named, report
+from unproject.experiments.experiment import Experiment
+from unproject.experiments.run import planned, run
+from unproject.training.loop import train
+
+COLUMNS = {"depth_relative": "depth"}
+
+
+def rows(steps: int, *names: str):
+    """Two stages each; the first is the same for all, the last differs in its rate."""
+
+    def made(number: int, seed: int):
+        first = replace(tiny_recipe(steps), seed=seed, name="first")
+        rate = 1e-3 * (number + 1)
+        return first, replace(first, name="last", schedule=replace(first.schedule, learning_rate=rate))
+
+    return {name: partial(made, number) for number, name in enumerate(names)}
+
+
+def experiment(steps: int = 2, *names: str) -> Experiment:
+    return Experiment(title="tiny", rows=rows(steps, *(names or ("slow", "fast"))), columns=COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """An experiment from nothing to its table, after a first run that had no time."""
+    folder = tmp_path_factory.mktemp("experiment") / "tiny"
+    stopped = run(experiment(), folder, seeds=1, time_limit_s=0.0)
+    assert (stopped.state, stopped.reason, stopped.results) == ("stopped", "time limit", {})
+    heard = []
+
+    def progress(items, stage, total=None):
+        heard.append((stage, total))
+        yield from items
+
+    done = run(experiment(), folder, seeds=1, jobs=2, resume=True, progress=progress)
+    assert (done.state, done.reason) == ("done", "") and heard == [("train", 3)]
+    return folder
+
+
+def test_a_row_is_its_stages_one_after_the_other(trained, tmp_path):
+    """Against the obvious: the same recipes by hand."""
+    results = json.loads((trained / "results.json").read_text())["results"]
+    for name, made in rows(2, "slow", "fast").items():
+        first, last = made(0)
+        start = train(first, tmp_path / name / "first", workers=0).weights
+        measured = train(last, tmp_path / name / "last", start=start, workers=0).validation
+        (said,) = results[name]
+        assert said.pop("seconds") > 0
+        assert said == pytest.approx(measured, rel=1e-4)
+    assert results["slow"] != results["fast"]
+
+
+def test_what_rows_share_is_trained_once_and_nothing_is_trained_again(trained):
+    places = sorted((trained / "stages").iterdir())
+    assert [place.name.split("-")[0] for place in places] == ["first", "last", "last"]
+    before = {place: (place / "weights.safetensors").stat().st_mtime_ns for place in places}
+    again = run(experiment(), trained, seeds=1, resume=True)
+    assert set(again.results) == {"slow", "fast"}
+    assert {place: (place / "weights.safetensors").stat().st_mtime_ns for place in places} == before
+
+
+def test_the_table_and_the_plot_are_beside_the_runs(trained):
+    table = (trained / "table.md").read_text()
+    assert table.splitlines()[0] == "|  | depth | minutes |" and "| slow |" in table
+    assert (trained / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_with_something_in_it_is_refused(trained):
+    with pytest.raises(UsageError, match=r"not empty.*--resume.*--overwrite"):
+        run(experiment(), trained, seeds=1)
+    with pytest.raises(UsageError, match="give 1 or more"):
+        run(experiment(), trained, seeds=0)
+
+
+def test_a_stage_that_fails_ends_the_experiment_with_its_name(tmp_path, capfd):
+    """Without its labels the loss cannot be computed; the stages that need it never begin."""
+    (first, last) = rows(2, "slow")["slow"](0)
+    broken = replace(first, trained=("no_such_part",))
+    failing = Experiment(title="tiny", rows={"slow": lambda seed: (broken, last)}, columns=COLUMNS)
+    with pytest.raises(UnprojectError, match=r"stages/first-0-\w+ failed"):
+        run(failing, tmp_path / "out", seeds=1)
+    assert "no_such_part" in capfd.readouterr().err
+    assert not list((tmp_path / "out" / "stages").glob("last*"))
+
+
+SCRIPT = """
+import sys
+from test_run import experiment
+from unproject.experiments.run import run
+if __name__ == "__main__":
+    print(run(experiment(100_000), sys.argv[1], seeds=1, jobs=1).reason)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_stops_the_stages_too_and_their_states_are_kept(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    paths = [Path(__file__).parent, Path(__file__).parents[1] / "support", Path(__file__).parents[2] / "src"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("stages/*/log.jsonl")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=60)
+    assert said.strip() == "SIGINT"
+    (stage,) = (tmp_path / "out" / "stages").iterdir()
+    ended = json.loads((stage / "run.json").read_text())
+    assert ended["state"] == "stopped" and ended["step"] > 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_rows_differ_and_share_what_they_can(name):
+    chosen = named(name, steps=8)
+    lasts = [last for of_seeds in chosen.stages(2).values() for last in of_seeds]
+    assert len(set(lasts)) == len(lasts) == 2 * len(chosen.rows)
+    stages = chosen.distinct(2)
+    assert len({stage.place for stage in stages}) == len(stages), "a folder has one recipe"
+    assert all(stage.after is None or stages.index(stage.after) < at for at, stage in enumerate(stages))
+    kinds = [sum(kind in stage.recipe.name for stage in stages) for kind in (": geometry", ": head", ": all")]
+    # Geometry once per seed and number of labelled clips; a head once per design and seed, whatever teaches it later.
+    assert kinds == {"flow3r-designs": [2, 4, 14], "flow3r-scaling": [4, 2, 12], "flow4r-motion": [0, 0, 0]}[name]
+    assert planned(chosen, 2)["rows"] == list(chosen.rows)
+    assert all(stage.recipe.validation is not None for stage in lasts)
+
+
+def test_an_unknown_name_lists_all():
+    with pytest.raises(UsageError, match="flow3r-designs, flow3r-scaling, flow4r-motion"):
+        named("table-1")
+    with pytest.raises(UsageError, match="steps is 0"):
+        named("flow4r-motion", steps=0)
+
+
+def test_a_table_has_mean_and_deviation_and_a_dash_for_what_nobody_measured(tmp_path, monkeypatch):
+    results = {"none": [{"rta30": 0.2, "seconds": 60.0}, {"rta30": 0.4, "seconds": 120.0}]}
+    columns = {"rta30": "RTA@30", "flow_px": "flow"}
+    assert "| none | 0.300 ± 0.141 | - | 2 |" in report.table(results, columns)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    assert not report.plot(results, columns, "tiny", tmp_path / "plot.png") and not list(tmp_path.iterdir())
