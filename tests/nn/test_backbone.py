@@ -13,7 +13,7 @@ DIM, HEADS = 32, 2
 
 def blocks(depth=4) -> AlternatingBlocks:
     torch.manual_seed(0)
-    made = AlternatingBlocks(DIM, HEADS, depth)
+    made = AlternatingBlocks(DIM, HEADS, depth, layer_scale=0.5)
     for name, parameter in made.named_parameters():
         if name.endswith("gamma"):
             torch.nn.init.constant_(parameter, 0.5)

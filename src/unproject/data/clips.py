@@ -43,6 +43,8 @@ class SyntheticClips(Dataset):
     """Seconds from the first view to the last, evenly in the logarithm: parallax and motion of things grow with it."""
     field_of_view_deg: tuple[float, float] = (42.0, 78.0)
     """Along the longer side."""
+    wander: float = 1.0
+    """How far the camera looks about, over what a calm hand does."""
     moving: bool = True
     textures: int = 0
     """Worlds of different numbers have no picture and no pattern in common, only kinds of them."""
@@ -70,6 +72,7 @@ class SyntheticClips(Dataset):
         generator = torch.Generator().manual_seed(seed)
         world = sample_world(seed, batch=GROUP, moving=self.moving, textures=self.textures)
         path = handheld(world.stage, seed, duration_s=DURATION_S)
+        path = replace(path, wander=self.wander * path.wander)
         low, high = (math.log(span) for span in self.span_s)
         span = (low + (high - low) * torch.rand(GROUP, generator=generator)).exp()
         start = (DURATION_S - span) * torch.rand(GROUP, generator=generator)

@@ -43,6 +43,8 @@ class MultiViewShape:
     encoder: VitShape = field(default_factory=VitShape)
     depth: int = 36
     """Blocks of the trunk, within views and over all in turns; as wide as the encoder."""
+    layer_scale: float = 0.01
+    """What the trunk's blocks start to add. So little suits a trunk that begins from weights of its own (π³: VGGT's)."""
     registers: int = 5
     task_depth: int = 5
     """Blocks of each of the decoders for points, confidence and camera."""
@@ -59,7 +61,11 @@ SIZES = {
         encoder=VitShape(dim=384, depth=12, heads=6), depth=12, flow_widths=(48, 96, 192, 384), flow_features=64
     ),
     "tiny": MultiViewShape(
-        encoder=VitShape(dim=64, depth=2, heads=2), depth=4, flow_widths=(16, 32, 48, 64), flow_features=32
+        encoder=VitShape(dim=64, depth=2, heads=2),
+        depth=4,
+        layer_scale=1.0,
+        flow_widths=(16, 32, 48, 64),
+        flow_features=32,
     ),
 }
 
@@ -148,7 +154,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
             """Of the first view, and of all others."""
             nn.init.normal_(self.camera_token, std=1e-6)
         self.encoder = VisionTransformer(shape.encoder)
-        self.decoder = AlternatingBlocks(dim, heads, shape.depth)
+        self.decoder = AlternatingBlocks(dim, heads, shape.depth, shape.layer_scale)
         self.point_decoder = TaskDecoder(dim, heads, shape.task_depth, dim)
         self.conf_decoder = TaskDecoder(dim, heads, shape.task_depth, dim)
         self.camera_decoder = TaskDecoder(dim, heads, shape.task_depth, dim // 2)

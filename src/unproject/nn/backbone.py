@@ -15,8 +15,6 @@ from unproject.nn.attention import Turns
 from unproject.nn.rope import grid_positions
 from unproject.nn.transformer import EncoderBlock
 
-LAYER_SCALE = 0.01
-"""What the trunk's blocks start to add."""
 RopePrecision = Literal["float32", "reference"]
 
 
@@ -29,10 +27,10 @@ def token_positions(rows: int, columns: int, registers: int, device: torch.devic
 class AlternatingBlocks(nn.ModuleList):
     """Even blocks look within each view, odd ones over the tokens of all views of an item."""
 
-    def __init__(self, dim: int, heads: int, depth: int) -> None:
+    def __init__(self, dim: int, heads: int, depth: int, layer_scale: float) -> None:
         if depth % 2:
             raise ValueError(f"{depth} blocks cannot alternate; give an even number")
-        super().__init__(EncoderBlock(dim, heads, layer_scale=LAYER_SCALE, qk_norm=True) for _ in range(depth))
+        super().__init__(EncoderBlock(dim, heads, layer_scale=layer_scale, qk_norm=True) for _ in range(depth))
         self.head_dim = dim // heads
 
     def forward(
