@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from unproject.tensors import map_tensors
 from unproject.types import Labels, Views
@@ -65,6 +66,10 @@ class FlowOnly(Dataset):
         return replace(sample, views=views, labels=Labels(flow=sample.labels.flow))
 
 
+BLOCK = 16
+"""Clips with neighbouring numbers that are made together: datasets that render do so faster."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Remembered(Dataset):
     """Another dataset whose clips are made once per process and kept: for few small ones that take long to make."""
@@ -78,17 +83,24 @@ class Remembered(Dataset):
 
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The same clips."""
-        clips = [_remembered(self.dataset, number, framing) for number in numbers]
+        blocks = [_remembered(self.dataset, number // BLOCK, framing) for number in numbers]
+        places = [number % BLOCK for number in numbers]
         return Sample(
-            views=map_tensors(lambda *tensors: torch.cat(tensors), *(clip.views for clip in clips)),
-            labels=map_tensors(lambda *tensors: torch.cat(tensors), *(clip.labels for clip in clips)),
-            names=tuple(name for clip in clips for name in clip.names),
+            views=map_tensors(lambda *tensors: _picked(tensors, places), *(block.views for block in blocks)),
+            labels=map_tensors(lambda *tensors: _picked(tensors, places), *(block.labels for block in blocks)),
+            names=tuple(block.names[place] for block, place in zip(blocks, places, strict=True)),
         )
 
 
-@lru_cache(maxsize=2048)
-def _remembered(dataset: Dataset, number: int, framing: Framing) -> Sample:
-    return dataset([number], framing)
+@lru_cache(maxsize=256)
+def _remembered(dataset: Dataset, block: int, framing: Framing) -> Sample:
+    end = (block + 1) * BLOCK
+    return dataset(range(block * BLOCK, end if dataset.count is None else min(end, dataset.count)), framing)
+
+
+def _picked(blocks: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    """One clip of each block."""
+    return torch.stack([block[place] for block, place in zip(blocks, places, strict=True)])
 
 
 @dataclass(frozen=True, kw_only=True)
