@@ -15,7 +15,7 @@ from unproject.losses.multiview import MultiViewLoss
 from unproject.models.flow3r import MultiViewShape, config
 from unproject.nn.vit import VitShape
 from unproject.recipes.flow3r import SIZES, labelled, ring, stage_one, stage_two, unlabelled
-from unproject.recipes.flow_designs import DESIGNS, HELD_OUT, LABELLED, UNLABELLED, designs
+from unproject.recipes.flow_designs import BEGINNING, DESIGNS, HELD_OUT, LABELLED, UNLABELLED, designs
 from unproject.teachers.flow import DisTeacher
 from unproject.training.checkpoint import fresh_state
 from unproject.training.device import place
@@ -108,17 +108,19 @@ def mean(lines, name: str) -> float:
 def test_designs_begin_alike_and_differ_in_flow_alone():
     runs = {design: designs(design, seed=3, teacher=DisTeacher(), steps=8) for design in DESIGNS}
     firsts = {run[0] for run in runs.values()}
-    assert len(firsts) == 1 and not runs["none"][0].model.flow
+    assert len(firsts) == 1 and firsts == {*designs(None, seed=3, steps=8)}
+    (first,) = firsts
+    assert first.model.flow_head == "tracking" and first.schedule.steps == 13
     assert [len(run) for run in runs.values()] == [2, 2, 3, 3]
     for design, run in runs.items():
         for recipe in run:
             check_numbers(recipe)
         last = run[-1]
-        assert last.seed == 3 and last.clip == run[0].clip and last.validation == run[0].validation
+        assert last.seed == 3 and last.clip == first.clip and last.validation == replace(first.validation, every=8)
         # Labelled clips per step, and steps, are the same: what flow adds comes on top.
-        assert last.schedule.batch // last.schedule.passes == run[0].schedule.batch
-        assert last.schedule.steps == run[0].schedule.steps and last.sources[0].dataset == run[0].sources[0].dataset
-        assert last.sources[0].losses[:1] == run[0].sources[0].losses
+        assert last.schedule.batch // last.schedule.passes == first.schedule.batch and last.schedule.steps == 8
+        assert last.sources[0].dataset == runs["none"][-1].sources[0].dataset != first.sources[0].dataset
+        assert last.sources[0].losses[0] == first.sources[0].losses[0]
         assert [s.name for s in last.sources] == (["labelled"] if design == "none" else ["labelled", "unlabelled"])
         assert last.model.flow == (design in ("tracking", "factored"))
     heads = [runs[design][1] for design in ("tracking", "factored")]
@@ -137,7 +139,7 @@ def test_amount_teacher_and_backbone_are_what_is_asked_for():
 
 
 def test_what_is_measured_was_never_trained_on():
-    assert len({LABELLED.seed, UNLABELLED.seed, HELD_OUT.seed}) == 3
+    assert len({domain.seed for domain in (BEGINNING, LABELLED, UNLABELLED, HELD_OUT)}) == 4
     assert replace(HELD_OUT, seed=UNLABELLED.seed) == UNLABELLED and LABELLED.textures != UNLABELLED.textures
 
 

@@ -92,7 +92,7 @@ class Remembered(Dataset):
         )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _remembered(dataset: Dataset, block: int, framing: Framing) -> Sample:
     end = (block + 1) * BLOCK
     return dataset(range(block * BLOCK, end if dataset.count is None else min(end, dataset.count)), framing)

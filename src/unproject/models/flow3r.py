@@ -44,7 +44,7 @@ class MultiViewShape:
     depth: int = 36
     """Blocks of the trunk, within views and over all in turns; as wide as the encoder."""
     layer_scale: float = 0.01
-    """What the trunk's blocks start to add. So little suits a trunk that begins from weights of its own (π³: VGGT's)."""
+    """What the trunk's blocks start to add. So little suits one that begins from weights (π³: those of VGGT)."""
     registers: int = 5
     task_depth: int = 5
     """Blocks of each of the decoders for points, confidence and camera."""
