@@ -6,6 +6,7 @@ Where the plain one would need more than ``--limit-gib``, it is left out, and th
 The last column is the trunk's arithmetic per second over what the machine reaches in matrix products beside it.
 
     python -m benchmarks.multiview --sizes large --views 2 8 --images 224x224
+    python -m benchmarks.multiview --rounding [--weights FILE]  # what bfloat16 changes of each output
 """
 
 import argparse
@@ -29,9 +30,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import measured
 from benchmarks.networks import DTYPES, matmul_rate, size_of
 from benchmarks.run import machine
-from unproject.models.base import trunk_in
+from unproject.data.base import Framing
+from unproject.data.clips import SyntheticClips
+from unproject.geometry.rigid import inverse, rotation_angle
+from unproject.models.base import Reconstructor, trunk_in
+from unproject.models.checkpoints import load
 from unproject.models.flow3r import SIZES, Flow3r, Grid, config
 from unproject.nn import attention
+from unproject.recipes.flow3r import ring
+from unproject.tensors import map_tensors
+from unproject.types import Prediction, Views, require
 
 COLUMNS = (
     "network",
@@ -133,6 +141,45 @@ def outcome(case: Case) -> dict[str, float]:
     return {**said, "mib": said["cuda_mib"] or peak}
 
 
+def rounding(options: argparse.Namespace) -> Iterator[str]:
+    """How far each output in bfloat16 is from that in float32: median and 99 % over pixels, or views."""
+    yield "| network | image | views | output | median | 99 % |\n|" + " --- |" * 6
+    model = load(options.weights) if options.weights else Flow3r(config(options.sizes[0]))
+    name = options.weights.parent.name if options.weights else options.sizes[0]
+    for image, views in product(options.images, options.views):
+        height, width = size_of(image)
+        framing = Framing(views=views, pairs=ring(views), height=height, width=width)
+        given = replace(SyntheticClips(seed=3)([0], framing).views, intrinsics=None)
+        exact, rounded = (_said(model.to(options.device).eval(), given, dtype) for dtype in DTYPES.values())
+        for output, difference in _differences(exact, rounded).items():
+            middle, most = difference.flatten().float().quantile(torch.tensor([0.5, 0.99])).tolist()
+            yield f"| {name} | {image} | {views} | {output} | {middle:.2g} | {most:.2g} |"
+
+
+def _said(model: Reconstructor, views: Views, dtype: torch.dtype) -> Prediction:
+    views = map_tensors(lambda tensor: tensor.to(next(model.parameters()).device), views)
+    with torch.no_grad(), trunk_in(dtype, views.images.device):
+        return map_tensors(lambda tensor: tensor.cpu(), model(views))
+
+
+def _differences(exact: Prediction, rounded: Prediction) -> dict[str, Tensor]:
+    poses, others = (require(said, "world_from_cam") for said in (exact, rounded))
+    moved, other = ((inverse(said[:, :1]) @ said)[:, 1:] for said in (poses, others))
+    distance = exact.points.norm(dim=-1)
+    # One scale is free: that of what is said in bfloat16 follows the median point.
+    scale = (distance / rounded.points.norm(dim=-1)).median()
+    found = {
+        "points, share of their distance": (scale * rounded.points - exact.points).norm(dim=-1) / distance,
+        "rotation between views [deg]": torch.rad2deg(rotation_angle(moved[..., :3, :3].mT @ other[..., :3, :3])),
+        "translation, share of the median distance": (scale * other - moved)[..., :3, 3].norm(dim=-1)
+        / distance.median(),
+        "confidence": (rounded.confidence - exact.confidence).abs(),
+    }
+    if exact.flow is not None and rounded.flow is not None:
+        found["flow [px]"] = (rounded.flow - exact.flow).norm(dim=-1)
+    return found
+
+
 def rows(options: argparse.Namespace) -> Iterator[str]:
     """The table."""
     yield "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS)
@@ -157,6 +204,8 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", type=int, default=[2, 8, 32])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit-gib", type=float, default=12.0)
+    parser.add_argument("--rounding", action="store_true", help="bfloat16 against float32, output by output")
+    parser.add_argument("--weights", type=Path, help="of a trained network, for --rounding; random ones by default")
     parser.add_argument("--one", type=Path, help="a case; its answer takes the file's place")
     options = parser.parse_args()
     if options.one:
@@ -164,7 +213,7 @@ def main() -> None:
         return
     where = torch.cuda.get_device_name() if options.device == "cuda" else machine()
     print(f"{where}; {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for line in rows(options):
+    for line in rounding(options) if options.rounding else rows(options):
         print(line, flush=True)
 
 

@@ -14,7 +14,6 @@ time spent waiting for data. `peaks` is what the machine reaches in products and
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -41,7 +40,7 @@ from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
 from unproject.recipes import compact
 from unproject.recipes.smoke import smoke
-from unproject.training.folder import LOG
+from unproject.training.log import lines
 from unproject.training.loop import train
 from unproject.training.recipe import Recipe
 from unproject.types import Views
@@ -248,8 +247,8 @@ def training(options: argparse.Namespace) -> Iterator[str]:
     for case in cases(options):
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             train(learning(case), folder, device=case.device, dtype=case.dtype, steps=STEPS, log_every=1)
-            lines = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()][1:]
-        times = [(case.batch / line["time"]["clips_per_s"], line["time"]["waiting_share"]) for line in lines]
+            said = [line["time"] for line in lines(Path(folder))][1:]
+        times = [(case.batch / time["clips_per_s"], time["waiting_share"]) for time in said]
         whole = sum(seconds for seconds, _ in times)
         yield case.row(
             f"{case.batch * len(times) / whole:.3g}",
