@@ -51,3 +51,38 @@ def test_any_teacher_is_shown_each_pair_of_images_in_order():
     for pair, (source, target) in enumerate(FRAMING.pairs):
         said = sample.labels.flow.value[:, pair, 0, 0]
         assert torch.allclose(said, torch.stack([bright[:, source], bright[:, target]], dim=1), atol=0.5)
+
+
+@dataclass(frozen=True)
+class Columns(Teacher):
+    """Says each pixel's column, and trusts all but the last one."""
+
+    def label(self, images) -> Labels:
+        height, width, _ = images[0].shape
+        columns = torch.arange(width, dtype=torch.float32) + 0.5
+        flow = torch.stack([columns.expand(height, width), torch.ones(height, width)], dim=-1)
+        weight = (columns < width - 1).float().expand(height, width)
+        return Labels(flow=Known(flow[None, None], weight[None, None]))
+
+
+def test_what_a_teacher_says_of_larger_images_is_told_for_the_small_ones():
+    data = SyntheticClips(augmentation=None)
+    taught = TaughtFlow(dataset=data, teacher=Columns(), times=3)([0], FRAMING)
+    assert torch.equal(taught.views.images, data([0], FRAMING).views.images)
+    flow = taught.labels.flow
+    assert torch.allclose(flow.value[0, 0, 5, :, 0], torch.arange(98) + 0.5)  # columns of the small image
+    assert torch.allclose(flow.value[..., 1], torch.tensor(1 / 3))
+    assert torch.equal(flow.weight[0, 2, 5], (torch.arange(98) < 97).float())
+
+
+def test_dis_is_right_more_often_about_what_it_sees_larger():
+    data = SyntheticClips(span_s=(0.8, 2.6), augmentation=None)
+    small = Framing(views=2, pairs=((0, 1), (1, 0)), height=40, width=50)
+    truth = data(range(8), small).labels.flow
+    wrong = []
+    for times in (1, 3):
+        said = TaughtFlow(dataset=data, teacher=DisTeacher(), times=times)(range(8), small).labels.flow
+        both = (said.weight > 0.5) & (truth.weight > 0.5)
+        assert both.float().mean() > 0.1
+        wrong.append(((said.value - truth.value).norm(dim=-1)[both] > 2.5).float().mean().item())
+    assert wrong[1] < 0.6 * wrong[0], wrong

@@ -9,7 +9,7 @@ from unproject.recipes.flow_designs import DESIGNS
 from unproject.teachers.flow import DisTeacher
 from unproject.training.recipe import Recipe
 
-LABELLED, UNLABELLED = 256, 1024
+LABELLED, UNLABELLED = 512, 1024
 """Clips of each domain where the row does not say."""
 COLUMNS = {
     "rra30": "RRA@30",

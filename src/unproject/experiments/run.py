@@ -1,4 +1,4 @@
-"""An experiment, trained: every stage once, several at a time, each in a process of its own; then table and plot."""
+"""An experiment, trained: every stage once, several at a time in processes of their own; then table and plot."""
 
 import multiprocessing
 import os
@@ -7,14 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from unproject.errors import INTERRUPTED, UnprojectError, UsageError
+from unproject.errors import UnprojectError, UsageError
 from unproject.experiments import report
 from unproject.experiments.experiment import Experiment, Stage
 from unproject.io import disk
@@ -23,7 +22,6 @@ from unproject.progress import Progress, silent
 from unproject.training.folder import WEIGHTS, finished
 from unproject.training.log import last_measured, seconds_spent
 from unproject.training.loop import train
-from unproject.training.recipe import Recipe
 from unproject.training.stop import Stop
 
 LOOK_EVERY_S = 1.0
@@ -79,7 +77,7 @@ def run(
 
     Raises:
         UsageError: of arguments that mean nothing, or a folder that is not empty.
-        UnprojectError: a stage failed; its own words are on stderr.
+        UnprojectError: a stage failed.
     """
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise UsageError(f"seeds is {seeds} and jobs {jobs}; give 1 or more")
@@ -130,70 +128,87 @@ def _measured(last: Stage, stages: Path) -> dict[str, float]:
 
 
 class _Work:
-    """Stages in their processes: a stage begins when the one before it is done, and a core is free."""
+    """Stages and the processes that train them: a stage begins when the one before it is done, and a process is free.
+
+    A process trains many: clips that datasets remember are made once in each.
+    """
 
     def __init__(self, folder: Path, jobs: int, where: tuple[str, str], *, fresh: bool) -> None:
         self.folder, self.jobs, self.where, self.fresh = folder, jobs, where, fresh
         self.why: str | None = None
         """Why it was stopped."""
-        self._running: dict[Stage, BaseProcess] = {}
+        self._free: list[_Worker] = []
+        self._busy: dict[_Worker, Stage] = {}
 
     def through(self, stages: list[Stage], stop: Stop) -> Iterator[Stage]:
         """Each stage when it is done, until all are or one is asked to stop."""
         left, done = list(stages), set()
         try:
-            while left or self._running:
+            while left or self._busy:
                 self.why = stop.why(0)
                 if self.why is not None:
                     return
                 for stage in [stage for stage in left if stage.after is None or stage.after in done]:
-                    if len(self._running) < self.jobs:
+                    if len(self._busy) < self.jobs:
                         left.remove(stage)
-                        self._running[stage] = self._begun(stage)
-                wait([process.sentinel for process in self._running.values()], timeout=LOOK_EVERY_S)
-                for stage in self._ended():
+                        self._begin(stage)
+                for heard in wait([worker.talk for worker in self._busy], timeout=LOOK_EVERY_S):
+                    stage = self._ended(next(worker for worker in self._busy if worker.talk is heard))
                     done.add(stage)
                     yield stage
         finally:
-            for process in self._running.values():
-                process.terminate()
-            for process in self._running.values():
-                process.join()
+            workers = [*self._busy, *self._free]
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.process.join()
 
-    def _begun(self, stage: Stage) -> BaseProcess:
+    def _begin(self, stage: Stage) -> None:
+        worker = self._free.pop() if self._free else _Worker(max(1, torch.get_num_threads() // self.jobs))
         start = None if stage.after is None else self.folder / stage.after.place / WEIGHTS
-        threads = max(1, torch.get_num_threads() // self.jobs)
-        # Spawned: a forked process would share the threads' locks of a torch that has computed already.
-        process = multiprocessing.get_context("spawn").Process(
-            target=_train, args=(stage.recipe, self.folder / stage.place, start, *self.where, self.fresh, threads)
-        )
-        process.start()
-        return process
+        worker.talk.send((stage.recipe, self.folder / stage.place, start, *self.where, self.fresh))
+        self._busy[worker] = stage
 
-    def _ended(self) -> list[Stage]:
-        ended = [stage for stage, process in self._running.items() if process.exitcode is not None]
-        for stage in ended:
-            code = self._running.pop(stage).exitcode
-            if code != 0:
-                raise UnprojectError(f"{self.folder / stage.place} failed with exit code {code}; see its words above")
-        return ended
+    def _ended(self, worker: "_Worker") -> Stage:
+        stage = self._busy.pop(worker)
+        self._free.append(worker)
+        try:
+            failure = worker.talk.recv()
+        except EOFError:
+            failure = "its process was killed"
+        if failure is not None:
+            raise UnprojectError(f"{self.folder / stage.place} failed: {failure}")
+        return stage
 
 
-def _train(
-    recipe: Recipe, place: Path, start: Path | None, device: str, dtype: str, overwrite: bool, threads: int
-) -> None:
-    """What a process does: go on with a stage, to its end or until it is told to stop."""
+class _Worker:
+    """A process that trains what it is sent. Spawned: a forked one would share locks of a torch that has computed."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.talk, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, threads))
+        self.process.start()
+        theirs.close()
+
+
+def _serve(talk: Connection, threads: int) -> None:
+    """What a process does: one stage after the other, each to its end or until it is told to stop."""
     if sys.platform != "win32":
-        os.setsid()  # Ctrl-C reaches the experiment alone, which says so to its stages once
+        os.setsid()  # Ctrl-C reaches the experiment alone, which says so to its processes once
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    try:
-        result = train(
-            recipe, place, start=start, device=device, dtype=dtype, workers=0, overwrite=overwrite, resume=not overwrite
-        )
-    except UnprojectError as error:
-        sys.exit(f"unproject: error: {recipe.name}: {error}")
-    sys.exit(0 if result.state == "done" else INTERRUPTED)
+    while True:
+        recipe, place, start, device, dtype, fresh = talk.recv()
+        choices = {"device": device, "dtype": dtype, "workers": 0, "overwrite": fresh, "resume": not fresh}
+        try:
+            result = train(recipe, place, start=start, **choices)
+        except Exception as error:
+            talk.send(f"{type(error).__name__}: {error}")
+            continue
+        if result.state == "stopped":
+            return
+        talk.send(None)
 
 
 def _stop_with_parent() -> None:

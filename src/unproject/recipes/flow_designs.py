@@ -45,7 +45,7 @@ def designs(
     *,
     seed: int = 0,
     backbone: Literal["pi3", "vggt"] = "pi3",
-    labelled: int = 256,
+    labelled: int = 512,
     unlabelled: int = 1024,
     teacher: Teacher | None = None,
     steps: int = 600,
@@ -127,7 +127,7 @@ def _some(domain: Dataset, clips: int, teacher: Teacher | None = None) -> Datase
     """So many clips of a domain, made once; of the unlabelled one no more than flow."""
     some: Dataset = Chosen(dataset=domain, numbers=tuple(range(clips)))
     if domain is UNLABELLED:
-        some = FlowOnly(dataset=some) if teacher is None else TaughtFlow(dataset=some, teacher=teacher)
+        some = FlowOnly(dataset=some) if teacher is None else TaughtFlow(dataset=some, teacher=teacher, times=2)
     return Remembered(dataset=some)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 
 from unproject.data.base import Dataset, Framing, Sample
 from unproject.teachers.base import Teacher
@@ -15,11 +15,14 @@ from unproject.types import Known, Labels, require
 class TaughtFlow(Dataset):
     """The clips of another dataset; what is known of them is what a teacher of flow says of each pair of views.
 
-    The teacher sees the images as the network does. Its labels of two images must hold ``Labels.flow``.
+    Its labels of two images must hold ``Labels.flow``. A pixel of the network's images gets the mean over those
+    that the teacher saw there, where it trusts all of them.
     """
 
     dataset: Dataset
     teacher: Teacher
+    times: int = 1
+    """How many times larger the images are that the teacher sees: small ones are hard for teachers."""
 
     @property
     def count(self) -> int | None:
@@ -29,7 +32,9 @@ class TaughtFlow(Dataset):
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The same clips with the teacher's flow and covisibility, and without intrinsics."""
         sample = self.dataset(numbers, framing)
-        images = (sample.views.images * 255).round().clamp(0, 255).to(torch.uint8)
+        larger = replace(framing, height=self.times * framing.height, width=self.times * framing.width)
+        seen = sample if self.times == 1 else self.dataset(numbers, larger)
+        images = (seen.views.images * 255).round().clamp(0, 255).to(torch.uint8)
         pictures = rearrange(images, "b n c h w -> b n h w c").cpu().numpy()
         said: list[Known] = [
             require(self.teacher.label([clip[source], clip[target]]), "flow")
@@ -41,5 +46,8 @@ class TaughtFlow(Dataset):
             torch.cat([getattr(known, name)[:, 0] for known in said]).unflatten(0, clips)
             for name in ("value", "weight")
         )
+        size = {"r": self.times, "s": self.times}
+        flow = reduce(flow, "b p (h r) (w s) c -> b p h w c", "mean", **size) / self.times
+        weight = reduce(weight, "b p (h r) (w s) -> b p h w", "min", **size)
         views = replace(sample.views, intrinsics=None)
         return replace(sample, views=views, labels=Labels(flow=Known(flow.to(images.device), weight.to(images.device))))
