@@ -6,6 +6,7 @@ Where the plain one would need more than ``--limit-gib``, it is left out, and th
 The last column is the trunk's arithmetic per second over what the machine reaches in matrix products beside it.
 
     python -m benchmarks.multiview --sizes large --views 2 8 --images 224x224
+    python -m benchmarks.multiview --compile --sizes base  # what torch.compile gains
     python -m benchmarks.multiview --rounding [--weights FILE]  # what bfloat16 changes of each output
 """
 
@@ -64,6 +65,10 @@ class Case:
     views: int
     device: str
     plain: bool = False
+
+    def row(self, *figures: str) -> str:
+        """A line of a table."""
+        return "| " + " | ".join((self.size, self.image, self.dtype, str(self.views), *figures)) + " |"
 
     @property
     def scores_gib(self) -> float:
@@ -180,19 +185,47 @@ def _differences(exact: Prediction, rounded: Prediction) -> dict[str, Tensor]:
     return found
 
 
+def compiled(options: argparse.Namespace) -> Iterator[str]:
+    """`torch.compile` of the trunk, its first call by itself: after how many calls what it saves has paid for that."""
+    yield (
+        "| network | image | type | views | as it is [s] | compiled [s] | first call [s] | pays after |\n|"
+        + " --- |" * 8
+    )
+    for case in cases(options):
+        model, images = made(case)
+        with torch.no_grad(), trunk_in(DTYPES[case.dtype], images.device):
+            eager_s = min(_trunk_s(model, images, case.device) for _ in range(3))
+            with patch.object(model, "trunk", torch.compile(model.trunk)):
+                first_s, *later_s = (_trunk_s(model, images, case.device) for _ in range(4))
+        saved_s = eager_s - min(later_s)
+        pays = f"{math.ceil((first_s - min(later_s)) / saved_s)} calls" if saved_s > 0 else "never"
+        yield case.row(f"{eager_s:.2f}", f"{min(later_s):.2f}", f"{first_s:.1f}", pays)
+
+
+def _trunk_s(model: Flow3r, images: Tensor, device: str) -> float:
+    began = now(device)
+    model.trunk(images, Grid.of(images, model.config))
+    return now(device) - began
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """All that were asked for."""
+    for size, image, dtype, views in product(options.sizes, options.images, options.dtypes, options.views):
+        yield Case(size, image, dtype, views, options.device)
+
+
 def rows(options: argparse.Namespace) -> Iterator[str]:
     """The table."""
     yield "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS)
-    for size, image, dtype, views in product(options.sizes, options.images, options.dtypes, options.views):
-        case = Case(size, image, dtype, views, options.device)
+    for case in cases(options):
         ours = outcome(case)
         plain = "-", f"scores alone {case.scores_gib * 1024:.0f}"
         if case.scores_gib < options.limit_gib:
             told = outcome(replace(case, plain=True))
             plain = f"{told['seconds']:.2f}", f"{told['mib']:.0f}"
-        share = arithmetic(case) / ours["trunk_s"] / matmul_rate(options.device, DTYPES[dtype], 2.0)
+        share = arithmetic(case) / ours["trunk_s"] / matmul_rate(case.device, DTYPES[case.dtype], 2.0)
         figures = f"{ours['seconds']:.2f}", plain[0], f"{ours['mib']:.0f}", plain[1], f"{share:.0%}"
-        yield "| " + " | ".join((size, image, dtype, str(views), *figures)) + " |"
+        yield case.row(*figures)
 
 
 def main() -> None:
@@ -204,6 +237,7 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", type=int, default=[2, 8, 32])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit-gib", type=float, default=12.0)
+    parser.add_argument("--compile", action="store_true", help="the trunk with torch.compile, and without")
     parser.add_argument("--rounding", action="store_true", help="bfloat16 against float32, output by output")
     parser.add_argument("--weights", type=Path, help="of a trained network, for --rounding; random ones by default")
     parser.add_argument("--one", type=Path, help="a case; its answer takes the file's place")
@@ -213,7 +247,8 @@ def main() -> None:
         return
     where = torch.cuda.get_device_name() if options.device == "cuda" else machine()
     print(f"{where}; {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for line in rounding(options) if options.rounding else rows(options):
+    table = rounding if options.rounding else compiled if options.compile else rows
+    for line in table(options):
         print(line, flush=True)
 
 

@@ -138,7 +138,7 @@ def test_rows_differ_and_share_what_they_can(name):
     assert all(stage.after is None or stages.index(stage.after) < at for at, stage in enumerate(stages))
     kinds = [sum(kind in stage.recipe.name for stage in stages) for kind in (": beginning", ": head", ": all")]
     # A beginning once per seed; a head once per design and seed, whatever teaches it later.
-    assert kinds == {"flow3r-designs": [2, 4, 14], "flow3r-scaling": [2, 2, 12], "flow4r-motion": [0, 0, 0]}[name]
+    assert kinds == {"flow3r-designs": [2, 4, 14], "flow3r-scaling": [2, 2, 18], "flow4r-motion": [0, 0, 0]}[name]
     assert planned(chosen, 2)["rows"] == list(chosen.rows)
     assert all(stage.recipe.validation is not None for stage in lasts)
 

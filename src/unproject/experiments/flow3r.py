@@ -35,16 +35,19 @@ def designs(*, steps: int = 600) -> Experiment:
 
 def scaling(*, steps: int = 600) -> Experiment:
     """How much unlabelled footage there is, beside four times the labels."""
-    row = partial(flow_designs.designs, steps=steps)
-    taught = partial(row, "factored", labelled=LABELLED, teacher=DisTeacher())
-    amounts = (0, UNLABELLED // 4, UNLABELLED, 4 * UNLABELLED)
+    row = partial(flow_designs.designs, labelled=LABELLED, steps=steps)
+    amounts = (UNLABELLED // 4, UNLABELLED, 4 * UNLABELLED)
+    told = {f"{n} unlabelled, exact": partial(row, "factored", unlabelled=n) for n in amounts}
+    taught = {f"{n} unlabelled, DIS": partial(row, "factored", unlabelled=n, teacher=DisTeacher()) for n in amounts}
     return Experiment(
         title="Flow3r, table 4: how much unlabelled footage",
         rows=_seeded(
             {
-                "none": partial(row, "none", labelled=LABELLED),
-                **{f"factored, {clips} unlabelled": partial(taught, unlabelled=clips) for clips in amounts},
-                f"none, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
+                "no flow": partial(row, "none"),
+                "0 unlabelled": partial(row, "factored", unlabelled=0),
+                **told,
+                **taught,
+                f"no flow, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
             }
         ),
         columns=COLUMNS,
