@@ -313,6 +313,21 @@ def test_threads_do_not_wait_in_circles_unless_asked_to(work, monkeypatch):
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
+def test_an_experiment_is_planned_and_needs_a_name_and_a_folder(capsys, tmp_path):
+    plan = ["evaluate", "--experiment", "flow4r-motion", "--dry-run", "--seeds", "2", "--steps", "7"]
+    assert cli.main([*plan, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["rows"] == ["P_vt, P_vt", "F, P_vt", "F, F"] and len(facts["stages"]) == 6
+    assert all(stage.endswith(": 7 steps") for stage in facts["stages"])
+    assert cli.main(["evaluate", "--experiment", "table-9", "--dry-run"]) == 2
+    assert "flow3r-designs" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--experiment", "flow4r-motion"]) == 2
+    assert "-o" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("kept")
+    assert cli.main(["evaluate", "--experiment", "flow4r-motion", "-o", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
 def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
     assert "memory gib" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def evaluate(
         experiment: Name of an experiment; a wrong one lists them all.
         output: Folder for runs, results, table and plot; needed unless --dry-run.
         seeds: Runs of each row.
-        steps: Length of the longest stage, to try it quickly; the experiment's own by default.
+        steps: Of the last stage, to try it quickly; the others follow. The experiment's own by default.
         jobs: Stages that train at the same time; on a processor one per core by default.
         time_limit: Stop after so many seconds.
         device: auto, cpu, cuda or cuda:N.
