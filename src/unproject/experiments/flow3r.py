@@ -44,10 +44,10 @@ def scaling(*, steps: int = 600) -> Experiment:
         rows=_seeded(
             {
                 "no flow": partial(row, "none"),
+                f"no flow, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
                 "0 unlabelled": partial(row, "factored", unlabelled=0),
                 **told,
                 **taught,
-                f"no flow, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
             }
         ),
         columns=COLUMNS,
