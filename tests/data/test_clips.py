@@ -9,7 +9,7 @@ from unproject.data.base import Chosen, FlowOnly, Framing, Remembered, _remember
 from unproject.data.clips import GROUP, JITTER, SyntheticClips, moments
 from unproject.data.pairs import SyntheticPairs
 from unproject.geometry.motion import landing, transform_map
-from unproject.geometry.rigid import inverse
+from unproject.geometry.rigid import inverse, rotation_angle
 from unproject.types import Known
 
 SMALL = Framing(views=4, pairs=((0, 1), (2, 0), (3, 2)), height=24, width=32)
@@ -79,6 +79,17 @@ def test_domains_differ_in_what_surfaces_show_and_in_nothing_else():
         assert torch.equal(other.views.times, plain.views.times)
         assert torch.equal(other.labels.flow.value, plain.labels.flow.value)
         assert other.views.images.min() >= 0 and other.views.images.max() <= 1
+
+
+def test_a_camera_that_looks_about_turns_more_from_the_same_places():
+    turned, places = [], []
+    for wander in (0.0, 1.0, 4.0):
+        sample = SyntheticClips(wander=wander, augmentation=None)(range(8), SMALL)
+        rotations = sample.labels.world_from_cam.value[..., :3, :3]
+        turned.append(rotation_angle(rotations[:, 1:].mT @ rotations[:, :-1]).mean())
+        places.append((inverse(sample.labels.world_from_cam.value[:, :1]) @ sample.labels.world_from_cam.value)[..., 3])
+    assert turned[0] < turned[1] < turned[2] / 1.5, "it turns without looking about, too: towards what it films"
+    torch.testing.assert_close(places[0].norm(dim=-1), places[2].norm(dim=-1))
 
 
 def test_of_raw_video_nothing_is_known_but_flow():

@@ -13,11 +13,7 @@ DIM, HEADS = 32, 2
 
 def blocks(depth=4) -> AlternatingBlocks:
     torch.manual_seed(0)
-    made = AlternatingBlocks(DIM, HEADS, depth, layer_scale=0.5)
-    for name, parameter in made.named_parameters():
-        if name.endswith("gamma"):
-            torch.nn.init.constant_(parameter, 0.5)
-    return made
+    return AlternatingBlocks(DIM, HEADS, depth, layer_scale=0.5)
 
 
 @torch.no_grad()
@@ -88,3 +84,27 @@ def test_places_in_an_image():
     torch.testing.assert_close(columns[:2, :, 2], torch.zeros(2, 3))  # sines in the middle
     last = (5 / 3) / ((5 / 3) ** 2 + 1) ** 0.5 * 4 / 5
     torch.testing.assert_close(columns[0, 0, 4].item(), torch.tensor(last).sin().item())
+
+
+@torch.no_grad()
+def test_a_fresh_trunk_lets_other_views_in_as_far_as_its_scale_says():
+    positions = token_positions(2, 3, 1)
+    tokens, other = torch.randn(2, 1, 2, 7, DIM)
+    other[:, 0] = tokens[:, 0]
+    heard = []
+    for scale in (0.01, 1.0):
+        torch.manual_seed(0)
+        stack = AlternatingBlocks(DIM, HEADS, 2, layer_scale=scale)
+        (_, over), (_, over_other) = (stack(x, positions, "float32") for x in (tokens, other))
+        heard.append(float((over - over_other)[:, 0].abs().mean()))
+    assert heard[0] < 0.02 * heard[1] and heard[1] > 1e-3
+
+
+@torch.no_grad()
+def test_a_narrow_encoder_starts_as_loud_as_a_wide_one():
+    """A linear map's answer to unit noise; of 1024 channels it is DINOv2's, whose weights start at 0.02."""
+    loud = {}
+    for dim in (64, 1024):
+        layer = VisionTransformer(VitShape(dim=dim, depth=1, heads=2, patch=2, grid=4)).blocks[0].attn.qkv
+        loud[dim] = float(layer(torch.randn(64, dim)).std())
+    assert abs(loud[1024] - 0.02 * 1024**0.5) < 0.02 and abs(loud[64] / loud[1024] - 1) < 0.1
