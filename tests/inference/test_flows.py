@@ -144,9 +144,13 @@ def test_flow_between_images_of_two_sizes_is_in_the_pixels_of_their_maps():
         Views(images=torch.zeros(1, 2, 3, 64, 96), times=torch.tensor([[0.0, 1.0]]), pairs=pairs[None])
     )
     asked = Asked(window=[7, 4], pairs=pairs, in_time=False, boxes=boxes, usable=[None, None])
+    said.flow[0, 0, 30, 40] = torch.nan
     seen, dense, flows = read(said, asked, 16)
     found = {(source, target): maps for source, target, maps in flows}
     assert set(found) == {(7, 4), (4, 7)} and not dense[0].motion.any()
+    lost = found[7, 4]
+    assert not lost.flow[30, 40].any() and not lost.covisible[30, 40] and not lost.motion[30, 40]
+    assert lost.flow.isfinite().all() and lost.motion.isfinite().all()
     poses = said.world_from_cam[0]
     matrices = [
         torch.tensor([[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]])
