@@ -79,7 +79,7 @@ def work(monkeypatch):
 
 def test_flags_reach_the_work(work, capsys):
     flags = "--every 2 --start 1.5 --end 9 --max-frames 40 --device cpu --dtype float32 --seed 7 --cameras k.json"
-    network = "--model weights.pth --long-side 224 --refine --reference-mask r.png"
+    network = "--model weights.pth --long-side 224 --flow --refine --reference-mask r.png"
     assert (
         cli.main(["reconstruct", "clip.mp4", "-o", "out", "--masks", "m", "--resume", *flags.split(), *network.split()])
         == 0
@@ -91,6 +91,7 @@ def test_flags_reach_the_work(work, capsys):
         "output": Path("out"),
         "model": "weights.pth",
         "long_side": 224,
+        "flow": True,
         "refine": True,
         "reference_mask": Path("r.png"),
         "cameras": Path("k.json"),
@@ -137,7 +138,7 @@ def test_dry_run_says_the_plan_and_writes_nothing(work, capsys, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert cli.main(["reconstruct", "clip.mp4", "--dry-run", "--fps", "5"]) == 0
     selection = {"every": None, "fps": 5.0, "start": None, "end": None, "max_frames": None}
-    network = {"model": None, "long_side": None, "device": "auto", "dtype": "auto"}
+    network = {"model": None, "long_side": None, "flow": False, "device": "auto", "dtype": "auto"}
     assert work.calls == [("clip.mp4", selection | network)]
     assert "memory gib  0.5" in capsys.readouterr().out
     assert cli.main(["reconstruct", "clip.mp4", "--dry-run", "--json"]) == 0

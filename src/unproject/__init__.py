@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unproject.io.validate import validate as validate
     from unproject.models.loading import load as load
     from unproject.types import Cameras as Cameras
+    from unproject.types import FlowMaps as FlowMaps
     from unproject.types import FrameInfo as FrameInfo
     from unproject.types import FrameMaps as FrameMaps
     from unproject.types import Known as Known
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cameras": "types",
+    "FlowMaps": "types",
     "FrameInfo": "types",
     "FrameMaps": "types",
     "InputError": "errors",

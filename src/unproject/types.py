@@ -182,6 +182,18 @@ class FrameMaps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowMaps:
+    """What a network says of one ordered pair of frames, at the pixels of its source's `FrameMaps`."""
+
+    flow: Float[Tensor, "H W 2"]
+    """Pixels, from each one of the source's maps to where the target's maps show its surface; finite everywhere."""
+    covisible: Bool[Tensor, "H W"]
+    """By depth and cameras: the target sees the source's surface, if it stands still."""
+    motion: Float[Tensor, "H W"]
+    """In [0, 1]: how surely the surface moves in the world between the two times, by flow against depth and cameras."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Points3D:
     """Sparse world points with their 2D observations in original pixels: real multi-view tracks."""
 

@@ -88,7 +88,7 @@ def said_of(network: ManyViews, frames: list[int]) -> Prediction:
 def asked_for(window: list[int]) -> Asked:
     box = (slice(0, 64), slice(0, 96))
     pairs = torch.zeros(0, 2).long()
-    return Asked(window=window, pairs=pairs, boxes=[box] * len(window), usable=[None] * len(window))
+    return Asked(window=window, pairs=pairs, in_time=True, boxes=[box] * len(window), usable=[None] * len(window))
 
 
 def test_focal_lengths_of_photos_are_their_own(made):
@@ -96,7 +96,7 @@ def test_focal_lengths_of_photos_are_their_own(made):
     said, asked = said_of(ManyViews(made, flow=False), list(range(PHOTOS))), asked_for(list(range(PHOTOS)))
     points = said.points.clone()
     points[0, 3:5, ..., :2] *= 0.5
-    seen, _ = read(replace(said, points=points), asked, 16)
+    seen, _, _ = read(replace(said, points=points), asked, 16)
     infos = [FrameInfo(file=f"{n}.png", index=0, time_s=float(n), width=192, height=128) for n in range(PHOTOS)]
     lens = 2 * made.intrinsics[0, 0, 0, 0].double()
     for shared, other in ((False, 2 * lens), (True, lens)):
@@ -173,7 +173,7 @@ def test_windows_are_as_long_as_memory_allows(photos, monkeypatch):
         monkeypatch.setattr(
             network_input, "there_gib", lambda device, room=room: need[room - 1] / network_input.SPARE + 1e-6
         )
-        assert window_length(model, source, 518, False) == max(room, 2)
+        assert window_length(model, source, 518, False, False) == max(room, 2)
         if room > 1:
             assert plan(photos, model=model, long_side=518).memory_gib == pytest.approx(need[room - 1], abs=0.01)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unproject.data.synthetic import handheld_clip, photo_orbit
-from unproject.inference.view_windows import by_likeness, homes, in_time, loops, thumbnail
+from unproject.inference.view_windows import by_likeness, homes, in_time, loops, pair_homes, thumbnail
 
 
 @pytest.mark.parametrize(("count", "length", "overlap"), [(1, 8, 2), (8, 8, 2), (9, 8, 2), (300, 32, 8), (61, 10, 9)])
@@ -68,3 +68,24 @@ def test_a_walk_back_is_a_loop_and_a_walk_on_is_none():
 
 def test_images_of_one_colour_are_like_nothing():
     assert not thumbnail(np.full((20, 30, 3), 77, np.uint8)).any()
+
+
+@pytest.mark.parametrize(("count", "length", "overlap"), [(1, 8, 2), (2, 2, 1), (9, 2, 1), (6, 3, 1), (20, 8, 4)])
+def test_neighbours_in_time_are_taken_once_and_both_ways_round(count, length, overlap):
+    windows = in_time(count, length, overlap)
+    home = homes(windows, count)
+    found = pair_homes(windows, home, ring=False)
+    assert set(found) == {(a, b) for a in range(count) for b in (a - 1, a + 1) if 0 <= b < count}
+    assert all({*pair} <= {*windows[number]} for pair, number in found.items())
+    assert all(number == home[a] for (a, b), number in found.items() if b in windows[home[a]])
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 8), (2, 8), (3, 8), (30, 8)])
+def test_photos_are_paired_in_a_ring(count, length):
+    marks = np.random.default_rng(1).normal(size=(count, 20))
+    windows = by_likeness(marks @ marks.T, length, 2)
+    found = pair_homes(windows, homes(windows, count), ring=True)
+    assert set(found) == {(b, a) for a, b in found} and all(a != b for a, b in found)
+    assert {a for a, _ in found} == (set(range(count)) if count > 1 else set())
+    assert len(found) <= 2 * sum(map(len, windows))
+    assert all({*pair} <= {*windows[number]} for pair, number in found.items())

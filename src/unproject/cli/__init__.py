@@ -37,6 +37,7 @@ def reconstruct(
     sample: Switch = False,
     model: Model = None,
     long_side: Count = None,
+    flow: Switch = False,
     refine: Switch = False,
     cameras: Place = None,
     masks: Place = None,
@@ -63,6 +64,7 @@ def reconstruct(
         sample: Use the sample clip that comes with the package.
         model: A network: the file of its weights, or the name of some that are here (`unproject weights list`).
         long_side: Pixels of the longer side of a network's images; what it was trained on by default.
+        flow: Also the flow between neighbouring frames; with a network that tells it (flow3r).
         refine: Refine from tracks; without a network that is done anyway.
         cameras: Known intrinsics or poses: cameras.json, a COLMAP model folder, transforms.json, or a TUM trajectory.
         masks: Folder with one mask per frame; nothing is tracked or claimed on black pixels.
@@ -83,7 +85,7 @@ def reconstruct(
     """
     _check_given(bool(source) != sample, output is not None or dry_run)
     selection = {"every": every, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
-    network = {"model": model, "long_side": long_side, "device": device, "dtype": dtype}
+    network = {"model": model, "long_side": long_side, "flow": flow, "device": device, "dtype": dtype}
     with ExitStack() as stack:
         given: str | list[str] = _sample(stack) if sample else _ordered(source)
         from unproject.inference import reconstruct as work

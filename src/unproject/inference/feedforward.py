@@ -9,7 +9,7 @@ import torch
 from unproject.errors import UsageError
 from unproject.inference.anchored import Sequencing
 from unproject.inference.multiview import seen_in_windows
-from unproject.inference.network_input import BATCH, NetworkInput, check_memory
+from unproject.inference.network_input import BATCH, NetworkInput, check_flow, check_memory
 from unproject.inference.network_result import MapsSink, digests, memory_explained, weights_of
 from unproject.inference.pair_frames import seen_in_pairs
 from unproject.inference.run import Clock, Folder, record
@@ -26,6 +26,7 @@ def feed_forward(
     folder: Folder,
     settings: dict[str, Any],
     long_side: int | None,
+    flow: bool,
     masks: Path | None,
     reference: Path | None,
     device: torch.device | None,
@@ -42,7 +43,9 @@ def feed_forward(
     side = network.long_side if long_side is None else long_side
     if isinstance(network, MultiViewNetwork) and reference is not None:
         raise UsageError("--reference-mask needs a two-view network: this one says where cameras are by itself")
-    check_memory(network, opened, side)
+    if flow:
+        check_flow(network)
+    check_memory(network, opened, side, flow)
     given = NetworkInput(opened, side, network.patch, place)
     at_rest = given.reference(reference)
     weights = weights_of(network)
@@ -50,6 +53,7 @@ def feed_forward(
         **settings,
         "model": network.origin,
         "long_side": side,
+        "flow": flow,
         "precision": str(precision or network.precision),
         "reference_mask": reference and str(reference),
     }
@@ -58,9 +62,9 @@ def feed_forward(
         if writer is not None:
             stack.enter_context(writer)
         sink = MapsSink(opened.infos, masks, writer)
-        with clock("network"), memory_explained(network, opened, side):
+        with clock("network"), memory_explained(network, opened, side, flow):
             if isinstance(network, MultiViewNetwork):
-                answer = seen_in_windows(network, given, given.usable(masks), side, precision, sink, progress)
+                answer = seen_in_windows(network, given, given.usable(masks), side, flow, precision, sink, progress)
             else:
                 sequencing = Sequencing(
                     batch=BATCH[place.type],
@@ -73,6 +77,7 @@ def feed_forward(
             frames=opened.infos,
             cameras=answer.cameras,
             maps=answer.maps,
+            flows=sink.flows,
             sparse=answer.sparse,
             tracks=answer.tracks,
             provenance={

@@ -23,7 +23,7 @@ from unproject.inference.checkpoint import from_arrays, to_arrays
 from unproject.inference.network_input import NetworkInput, window_length
 from unproject.inference.network_result import Answer, MapsSink
 from unproject.inference.stitched import Stitched, stitched, written
-from unproject.inference.view_maps import Asked, DenseView, SeenWindow, read
+from unproject.inference.view_maps import Asked, DenseView, Flows, SeenWindow, read
 from unproject.inference.view_windows import Window
 from unproject.io import disk
 from unproject.io.frame_store import FrameStore
@@ -31,7 +31,7 @@ from unproject.models.base import MultiViewNetwork, Reconstructor, trunk_in
 from unproject.progress import Progress
 from unproject.teachers.matches import FEW_VIEWS
 from unproject.teachers.tracks import follow_each_other
-from unproject.types import Views
+from unproject.types import FlowMaps, Views
 
 OVERLAP = 8
 """Views that a window shares with those before it, where it is three times as long."""
@@ -71,11 +71,15 @@ def seen_in_windows(
     given: NetworkInput,
     usable: MaskOf,
     long_side: int,
+    flow: bool,
     precision: torch.dtype | None,
     sink: MapsSink,
     progress: Progress,
 ) -> Answer:
-    """All views of a source, windows of them at a time; of a video also windows where it comes back to a place."""
+    """All views of a source, windows of them at a time; of a video also windows where it comes back to a place.
+
+    With ``flow``, also that of neighbours in the windows.
+    """
     count = len(given.sizes)
     with ExitStack() as stack:
         shown = stack.enter_context(FrameStore())
@@ -83,18 +87,22 @@ def seen_in_windows(
         if shelf is None:
             shelf = Drawer(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unproject-windows-"))))
         ordered, marks = _looked_at(given, shown, progress)
-        length = window_length(network, given.source, long_side, ordered)
+        length = window_length(network, given.source, long_side, ordered, flow)
         overlap = max(1, min(OVERLAP, length // 3))
         if ordered:
             planned = view_windows.in_time(count, length, overlap)
             loops = view_windows.loops(marks, planned, length)
         else:
             planned, loops = view_windows.by_likeness(marks @ marks.T, length, overlap), []
-        runner = _Runner(network, given, usable, precision, shown, shelf, ordered, view_windows.homes(planned, count))
+        home = view_windows.homes(planned, count)
+        pair_home = view_windows.pair_homes(planned, home, ring=not ordered) if flow else {}
+        runner = _Runner(network, given, usable, precision, shown, shelf, ordered, home, pair_home)
         windows = [*planned, *loops]
         seen = [runner.window(number, window, length) for number, window in enumerate(progress(windows, "network"))]
-        whole = stitched(seen, windows, runner.home, sink.infos, given.sizes, shared_camera=ordered)
+        whole = stitched(seen, windows, home, sink.infos, given.sizes, shared_camera=ordered)
         tracks, sparse = written(whole, sink, shown, lambda view: runner.dense(view, length), progress)
+        for source, target in pair_home:
+            sink.put_flow(source, target, runner.flow(source, target, length))
     return Answer(
         cameras=whole.cameras,
         maps=sink.maps,
@@ -133,16 +141,21 @@ class _Runner:
     shelf: Shelf
     ordered: bool
     home: list[int]
+    pair_home: dict[tuple[int, int], int]
+    """Of the pairs whose flow is wanted."""
 
     def window(self, number: int, window: Window, length: int) -> SeenWindow:
         """Run it, or take what an interrupted run has of it; windows of another length are others."""
         name = f"window_{length}_{number}"
         arrays = self.shelf.kept(name)
         if arrays is None:
-            seen, dense = self._run(window)
+            seen, dense, flows = self._run(window)
             for view, maps in zip(window, dense, strict=True):
                 if self.home[view] == number:
                     self.shelf.keep(f"view_{length}_{view}", to_arrays(maps))
+            for source, target, maps in flows if self.pair_home else ():
+                if self.pair_home.get((source, target)) == number:
+                    self.shelf.keep(f"flow_{length}_{source}_{target}", to_arrays(maps))
             arrays = to_arrays(seen)
             self.shelf.keep(name, arrays)
         return from_arrays(SeenWindow, arrays)
@@ -151,8 +164,12 @@ class _Runner:
         """The maps of a view, of the window that it is at home in."""
         return from_arrays(DenseView, self.shelf.kept(f"view_{length}_{view}") or {})
 
+    def flow(self, source: int, target: int, length: int) -> FlowMaps:
+        """That of a pair, of the window that it is taken from."""
+        return from_arrays(FlowMaps, self.shelf.kept(f"flow_{length}_{source}_{target}") or {})
+
     @torch.no_grad()
-    def _run(self, window: Window) -> tuple[SeenWindow, list[DenseView]]:
+    def _run(self, window: Window) -> tuple[SeenWindow, list[DenseView], Flows]:
         images = self.given.canvas(self.shown, window)
         pairs = self._pairs(len(window)).to(images.device)
         times = [self.given.source.infos[view].time_s for view in window]
@@ -162,17 +179,18 @@ class _Runner:
         asked = Asked(
             window=window,
             pairs=pairs,
+            in_time=self.ordered,
             boxes=[self.given.box(view) for view in window],
             usable=[self.usable(view) for view in window],
         )
         return read(said, asked, self.given.patch)
 
     def _pairs(self, count: int) -> Int[Tensor, "P 2"]:
-        """Neighbours in time, both ways round, of a network that tells flow."""
-        if not (self.ordered and isinstance(self.network, MultiViewNetwork) and self.network.tells_flow):
-            return torch.zeros(0, 2, dtype=torch.long)
-        ahead = torch.stack([torch.arange(count - 1), torch.arange(1, count)], dim=-1)
-        return torch.cat([ahead, ahead.flip(-1)])
+        """Neighbours, both ways round, of a network that tells flow: in time, or of photos if that is wanted."""
+        tells = isinstance(self.network, MultiViewNetwork) and self.network.tells_flow
+        wanted = tells and (self.ordered or bool(self.pair_home))
+        asked = view_windows.neighbours(count, ring=not self.ordered) if wanted else []
+        return torch.tensor(asked, dtype=torch.long).view(-1, 2)
 
 
 def _notes(network: Reconstructor, ordered: bool, whole: Stitched, windows: int, loops: int) -> list[str]:

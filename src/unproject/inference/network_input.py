@@ -131,37 +131,40 @@ class NetworkInput:
         return mask
 
 
-def memory_gib(network: Reconstructor, source: Source, long_side: int) -> float:
+def memory_gib(network: Reconstructor, source: Source, long_side: int, flow: bool) -> float:
     """Peak on the network's device: its weights and what it works on at once; on a processor also libraries, a frame.
 
-    That is one batch of pairs, or one window of views for a network that sees many at once.
+    That is one batch of pairs, or one window of views for a network that sees many at once. ``flow``: it is asked for
+    that of photos too.
     """
     if isinstance(network, MultiViewNetwork):
         in_time = source.kind == "video"
-        return _window_gib(network, source, long_side, window_length(network, source, long_side, in_time), in_time)
+        length = window_length(network, source, long_side, in_time, flow)
+        return _window_gib(network, source, long_side, length, in_time or flow)
     width, height = _largest(network, source, long_side)
     at_once = 1 if isinstance(network, TwoViewNetwork) else 2  # heads of both sides where they cannot be told apart
     batch = at_once * min(BATCH[_device(network).type], len(source))
     return (_resident(network, source, LIBRARIES_OF_PAIRS) + batch * width * height * BYTES_PER_PIXEL) / 2**30
 
 
-def window_length(network: Reconstructor, source: Source, long_side: int, in_time: bool) -> int:
+def window_length(network: Reconstructor, source: Source, long_side: int, in_time: bool, flow: bool) -> int:
     """Views in a window: of what follows in time `IN_TIME`, of photos all, or as many as fit; two where none do."""
     wanted = min(len(source), IN_TIME) if in_time else len(source)
     there = SPARE * there_gib(_device(network))
-    fits = bisect_right(range(wanted), there, key=lambda one: _window_gib(network, source, long_side, one + 1, in_time))
+    paired = in_time or flow
+    fits = bisect_right(range(wanted), there, key=lambda one: _window_gib(network, source, long_side, one + 1, paired))
     return max(fits, min(2, wanted))
 
 
-def _window_gib(network: Reconstructor, source: Source, long_side: int, views: int, in_time: bool) -> float:
+def _window_gib(network: Reconstructor, source: Source, long_side: int, views: int, paired: bool) -> float:
     """With so many views in a window: the images, and what the network needs or then the work on its maps.
 
-    In time, a network is asked for flow between neighbours, both ways round.
+    ``paired``: it is asked for flow between neighbours, both ways round.
     """
     if not isinstance(network, MultiViewNetwork):
         raise ValueError(f"{type(network).__name__} does not see many views at once")
     width, height = _largest(network, source, long_side)
-    pixels, pairs = width * height, 2 * (views - 1) if in_time else 0
+    pixels, pairs = width * height, 2 * views if paired else 0
     after = pixels * (BYTES_PER_VIEW_PIXEL * views + BYTES_PER_WORK_PIXEL)
     needed = 12 * views * pixels + max(network.working_bytes(views, pairs, height, width), after)
     return (_resident(network, source, LIBRARIES) + needed) / 2**30
@@ -194,18 +197,24 @@ def there_gib(device: torch.device) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def check_memory(network: Reconstructor, source: Source, long_side: int) -> None:
+def check_memory(network: Reconstructor, source: Source, long_side: int, flow: bool) -> None:
     """MemoryLimitError, with the longest side that fits, before any work is done."""
     there = there_gib(_device(network))
-    if memory_gib(network, source, long_side) > there:
-        raise too_large(network, source, long_side, there)
+    if memory_gib(network, source, long_side, flow) > there:
+        raise too_large(network, source, long_side, flow, there)
 
 
-def too_large(network: Reconstructor, source: Source, long_side: int, there: float) -> MemoryLimitError:
+def check_flow(network: Reconstructor | None) -> None:
+    """UsageError where nothing tells flow of pairs of views."""
+    if not (isinstance(network, MultiViewNetwork) and network.tells_flow):
+        raise UsageError("--flow needs a network of many views that tells flow: give --model flow3r, or leave it out")
+
+
+def too_large(network: Reconstructor, source: Source, long_side: int, flow: bool, there: float) -> MemoryLimitError:
     """What to tell a user whose device has so many GiB."""
-    needed, patch = memory_gib(network, source, long_side), network.patch
+    needed, patch = memory_gib(network, source, long_side, flow), network.patch
     smaller = (side for side in range(long_side // patch * patch, patch - 1, -patch) if side < long_side)
-    fits = next((side for side in smaller if memory_gib(network, source, side) <= 0.9 * there), None)
+    fits = next((side for side in smaller if memory_gib(network, source, side, flow) <= 0.9 * there), None)
     remedy = "choose a smaller network" if fits is None else f"--long-side {fits} fits"
     return MemoryLimitError(
         f"images of {long_side} pixels take about {needed:.1f} GiB with this network, there are {there:.1f}: {remedy}"

@@ -1,11 +1,12 @@
 """What all ways from a network to a result share: maps on their way out, cameras, whose answer it is, full devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,13 +14,14 @@ from torch import Tensor
 from unproject.geometry.align import weighted_median
 from unproject.inference.evidence import mask_of
 from unproject.inference.network_input import memory_gib, there_gib, too_large
-from unproject.inference.run import unclaimed
+from unproject.inference.run import unclaimed, unclaimed_flow
 from unproject.io import schema
+from unproject.io.flows import Pair
 from unproject.io.source import Source, hash_of_files
 from unproject.io.writer import ResultWriter
 from unproject.models.base import Reconstructor
 from unproject.models.loading import fingerprint
-from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D
+from unproject.types import Cameras, FlowMaps, FrameInfo, FrameMaps, MovingTracks, Points3D
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -39,21 +41,37 @@ class Answer:
 
 @dataclass
 class MapsSink:
-    """Takes maps of frames in any order, and writes them or holds them."""
+    """Takes maps of frames, and flow of pairs of them, in any order, and writes them or holds them."""
 
     infos: Sequence[FrameInfo]
     masks: Path | None
     writer: ResultWriter | None
     held: dict[int, FrameMaps] = field(default_factory=dict)
+    held_flows: dict[Pair, FlowMaps] = field(default_factory=dict)
 
     def put(self, index: int, maps: FrameMaps) -> None:
         """As the disk would give them back; nothing is claimed on black pixels of the frame's mask."""
-        mask = None if self.masks is None else mask_of(self.masks, self.infos[index], index)
-        maps = schema.rounded(unclaimed(maps, mask))
+        maps = schema.rounded(unclaimed(maps, self._mask(index)))
         if self.writer is None:
             self.held[index] = maps
         elif index not in self.writer.done:
             self.writer.write(index, maps)
+
+    def put_flow(self, source: int, target: int, maps: FlowMaps) -> None:
+        """Likewise; the mask is that of the source."""
+        maps = schema.rounded_flow(unclaimed_flow(maps, self._mask(source)))
+        if self.writer is None:
+            self.held_flows[source, target] = maps
+        else:
+            self.writer.write_flow(source, target, maps)
+
+    def _mask(self, index: int) -> np.ndarray | None:
+        return None if self.masks is None else mask_of(self.masks, self.infos[index], index)
+
+    @property
+    def flows(self) -> Mapping[Pair, FlowMaps]:
+        """Of all pairs."""
+        return dict(sorted(self.held_flows.items())) if self.writer is None else self.writer.flows
 
     @property
     def maps(self) -> Sequence[FrameMaps]:
@@ -125,7 +143,7 @@ def lost_frames(cameras: Cameras) -> list[str]:
 
 
 @contextmanager
-def memory_explained(network: Reconstructor, opened: Source, side: int) -> Iterator[None]:
+def memory_explained(network: Reconstructor, opened: Source, side: int, flow: bool) -> Iterator[None]:
     """What a device says when it is full becomes the side that would fit."""
     try:
         yield
@@ -133,5 +151,5 @@ def memory_explained(network: Reconstructor, opened: Source, side: int) -> Itera
         if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             raise
         # What was there is not known, only that it was less than was needed.
-        there = min(there_gib(next(network.parameters()).device), 0.9 * memory_gib(network, opened, side))
-        raise too_large(network, opened, side, there) from error
+        there = min(there_gib(next(network.parameters()).device), 0.9 * memory_gib(network, opened, side, flow))
+        raise too_large(network, opened, side, flow, there) from error

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from unproject.io.images import resize
 from unproject.io.source import Source
 from unproject.io.writer import ResultWriter
-from unproject.types import FrameMaps
+from unproject.types import FlowMaps, FrameMaps
 
 
 class Clock:
@@ -70,6 +72,18 @@ def unclaimed(maps: FrameMaps, mask: np.ndarray | None) -> FrameMaps:
     """Nothing is claimed of pixels that touch a black one of the mask (bool, original pixels)."""
     if mask is None:
         return maps
-    share = torch.from_numpy(resize(mask.astype(np.uint8) * 255, *reversed(maps.depth.shape)))
-    usable = share == 255
+    usable = _untouched(mask, maps.valid)
     return replace(maps, valid=maps.valid & usable, confidence=maps.confidence * usable, motion=maps.motion * usable)
+
+
+def unclaimed_flow(maps: FlowMaps, mask: np.ndarray | None) -> FlowMaps:
+    """The same of a pair, with the mask of its source."""
+    if mask is None:
+        return maps
+    usable = _untouched(mask, maps.covisible)
+    return replace(maps, covisible=maps.covisible & usable, motion=maps.motion * usable)
+
+
+def _untouched(mask: np.ndarray, like: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """Pixels of such a map that touch no black one of the mask."""
+    return torch.from_numpy(resize(mask.astype(np.uint8) * 255, *reversed(like.shape))) == 255

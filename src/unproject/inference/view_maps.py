@@ -1,6 +1,6 @@
 """From what a network says of a window of views to depth, focal lengths, motion, and what stitching reads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from unproject.geometry.camera import pixel_grid
 from unproject.geometry.surface import patch_pattern, torn, without_pattern
 from unproject.inference.pair_flows import PairFlows, pair_flows
 from unproject.inference.stitching import ThinView
-from unproject.types import Prediction
+from unproject.types import FlowMaps, Prediction, require
 
 LEAST_CONFIDENCE = 0.1
 """Below, depth is not claimed (as π³'s own tools do)."""
@@ -21,6 +21,12 @@ GRID = 24
 """Rows and columns of pixels that stitching compares."""
 PATTERN_VIEWS = 8
 """Views that tell the patches' pattern: it is the head's, and the same in all."""
+
+
+Box = tuple[slice, slice]
+"""Rows and columns of an image on a canvas."""
+Flows = Iterator[tuple[int, int, FlowMaps]]
+"""Source, target (numbers of views) and what is known of the pair; worked out pair by pair as they are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +62,17 @@ class Asked:
 
     window: list[int]
     pairs: Int[Tensor, "P 2"]
-    boxes: list[tuple[slice, slice]]
-    """Rows and columns of each image."""
+    """Places in the window; each pair both ways round."""
+    in_time: bool
+    """The views follow each other, and neighbours are among the pairs if the network tells flow."""
+    boxes: list[Box]
     usable: list[Tensor | None]
     """Of each image: 0 on pixels that may not speak."""
 
 
-def read(said: Prediction, asked: Asked, patch: int) -> tuple[SeenWindow, list[DenseView]]:
-    """Of a prediction for one window. Its flow, if there is any, is of neighbours both ways round."""
-    poses = said.world_from_cam
-    if poses is None:
-        raise ValueError("Prediction.world_from_cam is needed here and was not given")
+def read(said: Prediction, asked: Asked, patch: int) -> tuple[SeenWindow, list[DenseView], Flows]:
+    """Of a prediction for one window: what stitching needs of it, the maps of its views, the flow of its pairs."""
+    poses = require(said, "world_from_cam")
     pattern = _pattern(said, asked.boxes, patch)
     points = [_smoothed(said.points[0, n][box], pattern) for n, box in enumerate(asked.boxes)]
     valid, trust, matrices = [], [], []
@@ -92,8 +98,9 @@ def read(said: Prediction, asked: Asked, patch: int) -> tuple[SeenWindow, list[D
         )
         for n, box in enumerate(asked.boxes)
     ]
-    if said.flow is not None:
-        dense = _moving(said, asked, points, torch.stack(matrices), dense)
+    pairs = None if said.flow is None else _Pairs(said, points, torch.stack(matrices), asked)
+    if pairs is not None and asked.in_time:
+        dense = _moving(pairs, points, dense)
     seen = SeenWindow(
         views=[_thin(view, poses[0, n], points[n], trust[n]) for n, view in enumerate(asked.window)],
         focal_px=torch.stack([matrix[0, 0] for matrix in matrices]).double().cpu().clamp(min=0).nan_to_num(0, 0, 0),
@@ -101,10 +108,10 @@ def read(said: Prediction, asked: Asked, patch: int) -> tuple[SeenWindow, list[D
         reach=_reach(points, trust),
         pattern=float(pattern.square().mean().sqrt()),
     )
-    return seen, dense
+    return seen, dense, iter(()) if pairs is None else pairs.flows()
 
 
-def _pattern(said: Prediction, boxes: Sequence[tuple[slice, slice]], patch: int) -> Float[Tensor, "patch patch"]:
+def _pattern(said: Prediction, boxes: Sequence[Box], patch: int) -> Float[Tensor, "patch patch"]:
     """Of log depth, from some views spread over the window; images of one size only are compared at once."""
     shape = said.points[0, 0][boxes[0]].shape
     alike = [n for n, box in enumerate(boxes) if said.points[0, n][box].shape == shape]
@@ -121,27 +128,56 @@ def _smoothed(points: Float[Tensor, "H W 3"], pattern: Float[Tensor, "patch patc
     return points.float() * without_pattern(nothing, pattern)[0, ..., None].exp()
 
 
-def _moving(
-    said: Prediction,
-    asked: Asked,
-    points: list[Tensor],
-    intrinsics: Float[Tensor, "V 3 3"],
-    dense: list[DenseView],
-) -> list[DenseView]:
+class _Pairs:
+    """The pairs of a window on the canvas, worked out two at a time: all at once would take more than the network."""
+
+    def __init__(
+        self, said: Prediction, points: Sequence[Tensor], intrinsics: Float[Tensor, "V 3 3"], asked: Asked
+    ) -> None:
+        canvas, corners = torch.zeros_like(said.points, dtype=torch.float32), intrinsics.clone()
+        for number, (rows, columns) in enumerate(asked.boxes):
+            canvas[0, number, rows, columns] = points[number]
+            corners[number, :2, 2] += corners.new_tensor([columns.start, rows.start])
+        self.said, self.intrinsics, self.asked = replace(said, points=canvas), corners, asked
+        self.row = {(source, target): row for row, (source, target) in enumerate(asked.pairs.tolist())}
+
+    def both(self, one: int, other: int) -> PairFlows:
+        """From one view to the other and back."""
+        rows = [self.row[one, other], self.row[other, one]]
+        some = replace(self.said, flow=require(self.said, "flow")[:, rows])
+        return pair_flows(some, self.asked.pairs[None, rows], self.intrinsics[None])
+
+    def flows(self) -> Flows:
+        """Of all pairs, each at the pixels of its source's image."""
+        for one, other in (pair for pair in self.row if pair[0] < pair[1]):
+            flows = self.both(one, other)
+            for place, pair in enumerate([(one, other), (other, one)]):
+                source, target = (self.asked.window[view] for view in pair)
+                yield source, target, self._of_images(flows, place, *pair)
+
+    def _of_images(self, flows: PairFlows, place: int, source: int, target: int) -> FlowMaps:
+        (rows, columns), (target_rows, target_columns) = self.asked.boxes[source], self.asked.boxes[target]
+        flow = flows.flow[0, place, rows, columns].float()
+        flow = flow + flow.new_tensor([columns.start - target_columns.start, rows.start - target_rows.start])
+        told = flow.isfinite().all(-1)
+        return FlowMaps(
+            flow=torch.where(told[..., None], flow, 0).cpu(),
+            covisible=(flows.covisible[0, place, rows, columns] & told).cpu(),
+            motion=flows.motion[0, place, rows, columns].float().cpu(),
+        )
+
+
+def _moving(pairs: _Pairs, points: list[Tensor], dense: list[DenseView]) -> list[DenseView]:
     """The maps with what moves in the world: by the flow to the next view, of the last view to the one before."""
-    whole = replace(said, points=torch.stack(points)[None], confidence=said.confidence)
     result = list(dense)
-    ahead = {(source, target): row for row, (source, target) in enumerate(asked.pairs.tolist())}
     for number in range(len(dense)):
         other = number + 1 if number + 1 < len(dense) else number - 1
-        if (number, other) not in ahead:
+        if (number, other) not in pairs.row:
             continue
-        # Two pairs at a time: all of them at once would take more memory than the network.
-        rows = [ahead[number, other], ahead[other, number]]
-        some = replace(whole, flow=None if said.flow is None else said.flow[:, rows])
-        flows = pair_flows(some, asked.pairs[None, rows], intrinsics[None])
+        flows = pairs.both(number, other)
         moves = flows.motion[0, 0] * (points[number][..., 2] > 0)
-        shift = _shift(said, flows, points, number, other) if other > number else torch.zeros_like(points[number])
+        ahead = other > number
+        shift = _shift(pairs.said, flows, points, number, other) if ahead else torch.zeros_like(points[number])
         shift = torch.where((moves > 0.5)[..., None] & shift.isfinite(), shift, 0)
         result[number] = replace(dense[number], motion=moves.float().cpu(), scene_flow=shift.float().cpu())
     return result
@@ -149,9 +185,7 @@ def _moving(
 
 def _shift(said: Prediction, flows: PairFlows, points: list[Tensor], number: int, other: int) -> Float[Tensor, "H W 3"]:
     """How far each pixel's surface goes in the window's world until the other view, by where flow says it is there."""
-    poses = said.world_from_cam
-    if poses is None:
-        raise ValueError("Prediction.world_from_cam is needed here and was not given")
+    poses = require(said, "world_from_cam")
     height, width = points[number].shape[:2]
     landed = (pixel_grid(height, width).to(flows.flow) + flows.flow[0, 0]).flatten(0, 1)
     there = motion.surface_at(points[other], points[other], landed).unflatten(0, (height, width))

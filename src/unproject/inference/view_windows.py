@@ -79,6 +79,28 @@ def homes(windows: Sequence[Window], count: int) -> list[int]:
     return home
 
 
+def neighbours(count: int, ring: bool) -> list[tuple[int, int]]:
+    """Places in a window: each with the next, in a ring also the last with the first; all ahead, then all back."""
+    ahead = [(place, place + 1) for place in range(count - 1)]
+    if ring and count > 2:
+        ahead.append((count - 1, 0))
+    return ahead + [(target, source) for source, target in ahead]
+
+
+def pair_homes(windows: Sequence[Window], home: Sequence[int], ring: bool) -> dict[tuple[int, int], int]:
+    """Of all pairs of views that are neighbours in a window, the window that their flow is taken from.
+
+    It is that in which the source is at home, if they are neighbours there.
+    """
+    found: dict[tuple[int, int], int] = {}
+    for number, window in enumerate(windows):
+        for source, target in neighbours(len(window), ring):
+            pair = window[source], window[target]
+            if pair not in found or home[pair[0]] == number:
+                found[pair] = number
+    return found
+
+
 def loops(thumbnails: Float[np.ndarray, "N T"], windows: Sequence[Window], most: int) -> list[Window]:
     """Extra windows for places that a video comes back to after it has left them.
 

@@ -1,10 +1,11 @@
 """What a user holds, and how its folder is read (`writer` writes it).
 
-out/ run.json  cameras.json  arrays/000000.npz ...  tracks.npz  points.npz  preview/index.html  exports/
+out/ run.json  cameras.json  arrays/000000.npz ...  flow/000000_000001.npz ...  tracks.npz  points.npz
+     preview/index.html  exports/
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor
 from unproject.errors import InputError, UnprojectError
 from unproject.geometry import camera, rigid
 from unproject.io import disk, schema
-from unproject.io.full_size import at_size
-from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, require
+from unproject.io.flows import LazyFlows, Pair, flows_on_disk
+from unproject.io.full_size import at_size, flow_at_size
+from unproject.types import Cameras, FlowMaps, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, require
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Reconstruction:
     """For the original files' pixels."""
     maps: LazyMaps | Sequence[FrameMaps]
     """One per frame, or none at all where only cameras could be found."""
+    flows: LazyFlows | Mapping[Pair, FlowMaps] = field(default_factory=dict)
+    """Of pairs (source, target) of frames, where a network was asked for them."""
     sparse: Points3D | None = None
     tracks: MovingTracks | None = None
     scale: Scale = "up_to_scale"
@@ -126,6 +130,24 @@ class Reconstruction:
     def scene_flow(self) -> Float[Tensor, "N H W 3"]:
         """World-frame displacement of the surface until the next frame."""
         return self._stacked(lambda maps: require(maps, "scene_flow"))
+
+    @property
+    def flow_pairs(self) -> list[Pair]:
+        """(source, target) frames whose flow there is."""
+        return list(self.flows)
+
+    def flow(self, source: int, target: int) -> FlowMaps:
+        """How a network says that pixels of one frame's maps go to another's; `UnprojectError` where it was not asked.
+
+        A pixel ``uv`` of the source shows what the target shows at ``uv + flow``; each frame's `FrameMaps.to_original`
+        takes that to its file.
+        """
+        if (source, target) not in self.flows:
+            raise UnprojectError(
+                f"this result holds no flow from frame {source} to frame {target}: `flow_pairs` lists what it holds, "
+                "and reconstruct(..., flow=True) asks a network for it"
+            )
+        return self.flows[source, target]
 
     @cached_property
     def to_original(self) -> Float[Tensor, "N 3 3"]:
@@ -234,12 +256,17 @@ class Reconstruction:
         )
 
     def at_original_size(self) -> "Reconstruction":
-        """The same with maps of the original pixels of every frame, made when they are looked at."""
+        """The same with maps and flow of the original pixels of every frame, made when they are looked at."""
 
         def enlarge(index: int) -> FrameMaps:
             return at_size(self.maps[index], self.frames[index].width, self.frames[index].height)
 
-        return replace(self, maps=LazyMaps(len(self.maps), enlarge))
+        def enlarge_flow(source: int, target: int) -> FlowMaps:
+            info, place = self.frames[source], self.maps[target].to_original
+            return flow_at_size(self.flows[source, target], info.width, info.height, place)
+
+        flows = LazyFlows(tuple(self.flows), enlarge_flow)
+        return replace(self, maps=LazyMaps(len(self.maps), enlarge), flows=flows)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the result folder, preview included; `ResultWriter` says when it refuses, `schema` what it rounds."""
@@ -248,6 +275,8 @@ class Reconstruction:
         with ResultWriter(folder, self.frames, overwrite=overwrite) as writer:
             for index, maps in enumerate(self.maps):
                 writer.write(index, maps)
+            for (source, target), flow in self.flows.items():
+                writer.write_flow(source, target, flow)
             writer.finish(self)
 
     @staticmethod
@@ -270,6 +299,7 @@ class Reconstruction:
             frames=frames,
             cameras=cameras,
             maps=maps_on_disk(folder, len(frames)) if has_maps else (),
+            flows=flows_on_disk(folder),
             sparse=_optional(folder / "points.npz", schema.points_from_arrays, len(frames)),
             tracks=_optional(folder / "tracks.npz", schema.tracks_from_arrays, len(frames)),
             scale=scale,

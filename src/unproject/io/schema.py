@@ -16,12 +16,12 @@ from torch import Tensor
 
 from unproject.errors import InputError
 from unproject.io.spool import Spool
-from unproject.types import Cameras, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
+from unproject.types import Cameras, FlowMaps, FrameInfo, FrameMaps, MovingTracks, Points3D, Scale, Tracks
 
 DEPTH_BITS = 14
 """Bits of mantissa kept in depth and scene flow: rounded by at most 2^-15 (0.003 %) of the value."""
 LEVELS = 256
-"""Confidence and motion are rounded to multiples of 1/256."""
+"""Confidence, motion and flow are rounded to multiples of 1/256 (of a pixel)."""
 
 
 def round_mantissa(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -44,6 +44,11 @@ def rounded(maps: FrameMaps) -> FrameMaps:
     )
 
 
+def rounded_flow(maps: FlowMaps) -> FlowMaps:
+    """The same for the flow of a pair."""
+    return replace(maps, flow=_levels(maps.flow), motion=_levels(maps.motion))
+
+
 def maps_to_arrays(maps: FrameMaps) -> dict[str, np.ndarray]:
     """The arrays of `arrays/NNNNNN.npz`, rounded as this module says."""
     whole = rounded(maps)
@@ -51,8 +56,14 @@ def maps_to_arrays(maps: FrameMaps) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in tensors.items() if value is not None}
 
 
-def _levels(share: Tensor) -> Tensor:
-    return (share.float() * LEVELS).round() / LEVELS
+def flow_to_arrays(maps: FlowMaps) -> dict[str, np.ndarray]:
+    """The arrays of `flow/SSSSSS_TTTTTT.npz`, rounded as this module says."""
+    whole = rounded_flow(maps)
+    return {name: getattr(whole, name).detach().cpu().numpy() for name in FLOW_ARRAYS}
+
+
+def _levels(value: Tensor) -> Tensor:
+    return (value.float() * LEVELS).round() / LEVELS
 
 
 MAP_ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {
@@ -63,6 +74,11 @@ MAP_ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "to_original": ("float64", (3, 3)),
     "rgb": ("uint8", ("H", "W", 3)),
     "scene_flow": ("float32", ("H", "W", 3)),
+}
+FLOW_ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "flow": ("float32", ("H", "W", 2)),
+    "covisible": ("bool", ("H", "W")),
+    "motion": ("float32", ("H", "W")),
 }
 _TRACK_ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "tracks_xyz": ("float", ("N", "K", 3)),
@@ -85,6 +101,11 @@ def maps_from_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> FrameMaps:
     """Inverse of `maps_to_arrays`; ``path`` is for the error."""
     tensors = _checked(arrays, MAP_ARRAYS, path, optional=("rgb", "scene_flow"))
     return FrameMaps(**tensors)
+
+
+def flow_from_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> FlowMaps:
+    """Inverse of `flow_to_arrays`; ``path`` is for the error."""
+    return FlowMaps(**_checked(arrays, FLOW_ARRAYS, path))
 
 
 def track_arrays(fields: Mapping[str, Spool]) -> dict[str, Spool]:

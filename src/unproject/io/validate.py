@@ -12,6 +12,7 @@ from torch import Tensor
 from unproject.errors import InputError
 from unproject.geometry import camera, rigid
 from unproject.io import disk, schema
+from unproject.io.flows import flow_path
 from unproject.io.result import Reconstruction, array_path, maps_on_disk
 from unproject.types import FrameInfo, FrameMaps, MovingTracks, Points3D
 
@@ -72,6 +73,8 @@ def validate(folder: str | Path) -> Report:
     if all(check.passed for check in checks):
         result = Reconstruction.load(folder)
         checks += [_frames(result), _rotations(result), _intrinsics(result), *_maps(result, folder)]
+        if result.flows:
+            checks.append(_flows(result, folder))
         if result.sparse is not None:
             checks += [_points(result, result.sparse), _reprojection(result, result.sparse)]
         if result.tracks is not None:
@@ -179,6 +182,28 @@ def _map_faults(maps: FrameMaps) -> list[str]:
     if bool((maps.depth[maps.valid] <= 0).any()):
         faults.append("'depth' is not positive where 'valid'")
     return faults
+
+
+def _flows(result: Reconstruction, folder: Path) -> Check:
+    """Each between two frames, of the size of its source's maps."""
+    faults = []
+    for source, target in result.flow_pairs:
+        name = flow_path(folder, source, target).name
+        if source == target or max(source, target) >= len(result.maps):
+            faults.append(f"{name} belongs to no two frames with maps")
+            continue
+        try:
+            flow, maps = result.flow(source, target), result.maps[source]
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        if flow.covisible.shape != maps.depth.shape:
+            faults.append(f"{name} is {list(flow.covisible.shape)}, the maps of its source {list(maps.depth.shape)}")
+        if not bool(torch.isfinite(flow.flow).all()):
+            faults.append(f"{name}: 'flow' is not finite")
+        if not bool(((flow.motion >= 0) & (flow.motion <= 1)).all()):
+            faults.append(f"{name}: 'motion' leaves [0, 1]")
+    return _answer("flow", faults, f"{len(result.flows)} pairs of frames, finite and of the size of their maps")
 
 
 def _extent_faults(info: FrameInfo, maps: FrameMaps) -> list[str]:

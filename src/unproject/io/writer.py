@@ -14,14 +14,15 @@ import numpy as np
 
 from unproject.errors import InputError, UsageError
 from unproject.io import disk, schema
+from unproject.io.flows import LazyFlows, flow_path, flows_on_disk
 from unproject.io.preview import render
 from unproject.io.result import LazyMaps, Reconstruction, array_path, is_result, maps_on_disk
 from unproject.io.spool import Spool
-from unproject.types import FrameInfo, FrameMaps
+from unproject.types import FlowMaps, FrameInfo, FrameMaps
 
 _OWN = re.compile(
     r"((run|cameras|resume)(\.tmp)?\.json|(tracks|points|kept_\w+)(\.tmp)?\.npz"
-    r"|arrays/\d{6,}(\.tmp)?\.npz|preview/index(\.tmp)?\.html"
+    r"|arrays/\d{6,}(\.tmp)?\.npz|flow/\d{6,}_\d{6,}(\.tmp)?\.npz|preview/index(\.tmp)?\.html"
     r"|exports/(points\.ply|scene\.glb|trajectory_tum\.txt|tracks\.npz|nerfstudio/(transforms\.json|points\.ply))"
     r"|exports/colmap/sparse/\d+/(cameras|images|points3D|rigs|frames)\.(bin|txt))"
 )
@@ -98,6 +99,10 @@ class ResultWriter:
         disk.write_npz(array_path(self.partial, index), schema.maps_to_arrays(maps), stored=("rgb",))
         self.done.add(index)
 
+    def write_flow(self, source: int, target: int, maps: FlowMaps) -> None:
+        """Write the flow of one pair of frames, at the source's pixels."""
+        disk.write_npz(flow_path(self.partial, source, target), schema.flow_to_arrays(maps))
+
     def put(self, name: Literal["tracks", "points"], arrays: Mapping[str, np.ndarray | Spool]) -> None:
         """Write one of these files before the end, from arrays that need not fit into memory; `finish` leaves it alone.
 
@@ -120,16 +125,21 @@ class ResultWriter:
         """The maps written so far, for a `Reconstruction` to hand to `finish`."""
         return maps_on_disk(self.partial, len(self.frames) if self.done else 0)
 
+    @property
+    def flows(self) -> LazyFlows:
+        """The flow written so far, likewise."""
+        return flows_on_disk(self.partial)
+
     def finish(self, reconstruction: Reconstruction) -> Reconstruction:
         """Write the rest and put the folder in place; returns the reconstruction with its maps where they now lie.
 
         Args:
-            reconstruction: all is taken from it but the maps and what was `put`; those are the ones written here.
+            reconstruction: all is taken from it but maps, flow and what was `put`; those are the ones written here.
         """
         missing = set(range(len(self.frames))) - self.done
         if self.done and missing:
             raise ValueError(f"{len(missing)} frames were never written, the first is {min(missing)}")
-        written = replace(reconstruction, frames=self.frames, maps=self.maps)
+        written = replace(reconstruction, frames=self.frames, maps=self.maps, flows=self.flows)
         disk.write_json(self.partial / "run.json", written.provenance)
         if written.sparse is not None and "points" not in self._put:
             self.put("points", schema.points_to_arrays(written.sparse))
@@ -141,7 +151,8 @@ class ResultWriter:
         with disk.explained(self.target):
             self._put_in_place()
         self._finished = True
-        return replace(written, maps=maps_on_disk(self.target, len(written.maps)))
+        maps, flows = maps_on_disk(self.target, len(written.maps)), flows_on_disk(self.target)
+        return replace(written, maps=maps, flows=flows)
 
     def _put_in_place(self) -> None:
         for path in [self.partial / "resume.json", *self.partial.glob("kept_*.npz")]:
@@ -202,7 +213,7 @@ def _check_same_run(partial: Path, identity: Any) -> None:
 
 
 def _own_files(folder: Path) -> Iterator[Path]:
-    inside = (path for part in ("arrays", "preview", "exports") for path in (folder / part).rglob("*"))
+    inside = (path for part in ("arrays", "flow", "preview", "exports") for path in (folder / part).rglob("*"))
     for path in sorted([*folder.glob("*"), *inside]):
         if path.is_file() and _OWN.fullmatch(path.relative_to(folder).as_posix()):
             yield path
