@@ -73,6 +73,38 @@ def test_there_and_back_changes_nothing(tiny, name):
     assert model.config.shape.encoder == tiny[name].config.shape.encoder and model.config.flow == (name == "flow3r")
 
 
+@pytest.mark.parametrize(
+    ("change", "meant"),
+    [
+        ({"flow_head": "tracking"}, "with factored flow"),
+        ({"backbone": "vggt"}, "without camera tokens"),
+        ({"backbone": "vggt", "flow": False}, "without camera tokens"),
+        ({"flow_convention": "grid_sample"}, "whose flow head speaks 'pytorch3d'"),
+        ({"flow_convention": "pixels"}, "whose flow head speaks 'pytorch3d'"),
+    ],
+)
+def test_what_released_names_cannot_say_is_not_written_under_them(change, meant):
+    made = on_meta(replace(config("tiny"), **change))
+    with pytest.raises(UsageError, match=f"^released names mean a network {meant}; save this one with"):
+        checkpoints.to_official(made)
+    # Why: as released files are read, it is refused, or would be another network.
+    name = checkpoints.name_of(made)
+    try:
+        read = checkpoints.from_official(name, empty_state(made))
+    except InputError:
+        return
+    assert read.config.flow_convention != made.config.flow_convention
+
+
+def empty_state(made):
+    return {key: torch.zeros(tensor.shape) for key, tensor in made.state_dict().items()}
+
+
+def test_without_flow_it_does_not_matter_how_flow_would_be_told():
+    made = on_meta(replace(pi3_config("tiny"), flow_head="tracking", flow_convention="pixels"))
+    assert checkpoints.to_official(made).keys() == checkpoints.to_official(on_meta(pi3_config("tiny"))).keys()
+
+
 @pytest.mark.parametrize("name", ["pi3", "flow3r"])
 def test_our_files_rebuild_their_network(tiny, name, tmp_path):
     made = from_config(replace(tiny[name].config, rope_precision="reference", flow_convention="grid_sample"))
