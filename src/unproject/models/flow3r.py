@@ -180,7 +180,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """
         shape, at_once = self.config.shape, min(views, self.views_at_once)
         rows, columns = whole_patches(torch.Size((height, width)), shape.encoder.patch)
-        tokens, pixels = shape.registers + rows * columns, height * width
+        tokens, pixels = self.config.special + rows * columns, height * width
         numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
         if self.tells_flow and pairs:
             numbers += pixels * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
