@@ -41,7 +41,7 @@ from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.build import CONFIGS, build
 from unproject.recipes import compact
 from unproject.recipes.smoke import smoke
-from unproject.training.folder import LOG
+from unproject.training.log import LOG
 from unproject.training.loop import train
 from unproject.training.recipe import Recipe
 from unproject.types import Views
