@@ -21,6 +21,7 @@ from unproject.training.checkpoint import fresh_state
 from unproject.training.device import place
 from unproject.training.door import check_numbers
 from unproject.training.loop import train
+from unproject.training.plan import plan
 from unproject.training.sampler import Sampler
 
 ROOMS = Remembered(dataset=Chosen(dataset=SyntheticClips(span_s=(0.8, 1.5), augmentation=None), numbers=(0, 1, 2, 3)))
@@ -59,6 +60,17 @@ def test_the_optimiser_is_that_of_pi3():
         schedule = recipe.schedule
         assert (schedule.learning_rate, schedule.weight_decay, schedule.betas) == (5e-5, 0.05, (0.9, 0.95))
         assert schedule.clip_norm == 1.0 and schedule.warmup_steps == 0
+
+
+def test_the_second_stage_spares_memory():
+    first, second = stage_one(SOURCES).schedule, stage_two(SOURCES).schedule
+    assert first.recomputed is None, "nothing before the head keeps anything"
+    assert second.recomputed == ("encoder", "decoder")
+    thrifty = small(stage_two(SOURCES[2:]), 2)
+    thrifty = replace(thrifty, schedule=replace(thrifty.schedule, batch=4096, passes=1))
+    plain = replace(thrifty, schedule=replace(thrifty.schedule, recomputed=None))
+    said = plan(thrifty, device="cpu", dtype="float32")
+    assert said.memory_gib < plan(plain, device="cpu", dtype="float32").memory_gib
 
 
 def test_pairs_go_round_all_views():

@@ -25,6 +25,9 @@ SIZES = (
 )  # fmt: skip
 """(height, width) in whole patches: π³'s range of 100 to 255 thousand pixels and of aspects from a half to two."""
 
+RECOMPUTED = ("encoder", "decoder")
+"""Encoder and trunk are computed twice, as π³'s are but for the trunk's first four blocks."""
+
 
 def labelled(name: str, dataset: Dataset, *, sharp: bool = True, share: float = 1.0) -> Source:
     """Clips with points, poses and flow. Not ``sharp``: depth came from a sensor, and its normals teach nothing."""
@@ -53,12 +56,13 @@ def stage_one(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
 
 def stage_two(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
     """Everything, on labelled and unlabelled clips of random sizes, from the weights of stage one."""
+    schedule = _schedule(steps=64_000, passes=passes)
     return Recipe(
         name="flow3r-stage-two",
         model=network.config("large"),
         sources=sources,
         clip=Clip(sizes=SIZES, views=VIEWS, pairs=ring(VIEWS), intrinsics=False),
-        schedule=_schedule(steps=64_000, passes=passes),
+        schedule=replace(schedule, recomputed=RECOMPUTED),
         validation=validation,
     )
 

@@ -5,25 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unproject.errors import UsageError
+from unproject.training.parts import part_of
 from unproject.training.recipe import Schedule
-
-
-def hold(model: nn.Module, trained: tuple[str, ...] | None) -> None:
-    """Hold all weights fast but those of the parts that are trained; UsageError for a part that there is not."""
-    if trained is None:
-        return
-    names = [name for name, _ in model.named_parameters()]
-    absent = [part for part in trained if not any(_belongs(name, part) for name in names)]
-    if absent or not trained:
-        parts = ", ".join(dict.fromkeys(part_of(name) for name in names))
-        raise UsageError(f"no part of this network is called {', '.join(absent) or 'nothing'}; Recipe.trained: {parts}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(_belongs(name, part) for part in trained))
-
-
-def _belongs(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
 
 
 def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -75,11 +58,6 @@ def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None
         own.setdefault(part_of(name), []).append(parameter)
     for part, norm in norms.items():
         torch.nn.utils.clip_grads_with_norm_(own[part], schedule.clip_norm, norm)
-
-
-def part_of(name: str) -> str:
-    """The top-level part of a network that a weight belongs to."""
-    return name.partition(".")[0]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """What a recipe comes to, before anything is written: sizes, sources, and the memory that a step takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,20 +74,28 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
 
 def _kept_bytes(model: Reconstructor, recipe: Recipe, where: Place) -> int:
     """What a pass of one clip of the recipe's only source keeps."""
-    kept = _Kept(model)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+    with kept_bytes(model) as kept:
         check_sources(model, recipe, where, clips=1)
     return kept.bytes
 
 
-class _Kept:
-    """Counts the bytes that a forward pass keeps for the backward one."""
+@contextmanager
+def kept_bytes(model: nn.Module) -> Iterator["Kept"]:
+    """Counts what forward passes inside it keep for the backward ones, beside the weights."""
+    kept = Kept(model)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        yield kept
+
+
+class Kept:
+    """The count of `kept_bytes`: each storage once, however many operations keep it."""
 
     def __init__(self, model: nn.Module) -> None:
         self.bytes = 0
         self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def pack(self, tensor: Tensor) -> Tensor:
+        """A tensor is kept."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -93,6 +103,7 @@ class _Kept:
         return tensor
 
     def unpack(self, tensor: Tensor) -> Tensor:
+        """It is asked for again, as it was."""
         return tensor
 
 

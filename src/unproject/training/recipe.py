@@ -47,6 +47,9 @@ class Schedule:
     warmup_steps: int
     passes: int = 1
     """Forward and backward passes whose gradients make one step, each of one source and size; they divide the batch."""
+    recomputed: tuple[str, ...] | None = None
+    """Parts of the network, by the names of their weights up to a dot, whose transformer blocks keep their inputs alone
+    for the backward pass and are computed again there: less memory, more time, the same gradients."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     """Not of biases and other one-dimensional parameters."""
