@@ -55,14 +55,17 @@ def stage_one(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
 
 
 def stage_two(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
-    """Everything, on labelled and unlabelled clips of random sizes, from the weights of stage one."""
+    """Everything, on labelled and unlabelled clips of random sizes, from the weights of stage one.
+
+    The encoder learns at a tenth of the rate, which is π³'s where it is not held fast.
+    """
     schedule = _schedule(steps=64_000, passes=passes)
     return Recipe(
         name="flow3r-stage-two",
         model=network.config("large"),
         sources=sources,
         clip=Clip(sizes=SIZES, views=VIEWS, pairs=ring(VIEWS), intrinsics=False),
-        schedule=replace(schedule, recomputed=RECOMPUTED),
+        schedule=replace(schedule, recomputed=RECOMPUTED, part_rates=(("encoder", 0.1),)),
         validation=validation,
     )
 

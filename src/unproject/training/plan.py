@@ -62,7 +62,8 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
         sizes=tuple(f"{width}x{height}" for height, width in recipe.clip.sizes),
         sources=tuple(_words(source, source.share / shares) for source in recipe.sources),
         learning_rate=f"{schedule.warmup_steps} steps up to {schedule.learning_rate:g}, "
-        f"then down to {schedule.last_learning_rate:g}",
+        f"then down to {schedule.last_learning_rate:g}"
+        + "".join(f"; {factor:g} of that for {part}" for part, factor in schedule.part_rates or ()),
         validation="none"
         if recipe.validation is None
         else f"{len(recipe.validation.numbers)} clips every {recipe.validation.every} steps",

@@ -50,6 +50,8 @@ class Schedule:
     recomputed: tuple[str, ...] | None = None
     """Parts of the network, by the names of their weights up to a dot, whose transformer blocks keep their inputs alone
     for the backward pass and are computed again there: less memory, more time, the same gradients."""
+    part_rates: tuple[tuple[str, float], ...] | None = None
+    """Parts of the network that learn at another rate, and its factor on that of all: ``(("encoder", 0.1),)``."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     """Not of biases and other one-dimensional parameters."""
