@@ -12,7 +12,7 @@ from unproject.models.base import Reconstructor
 from unproject.training.checkpoint import fresh_state
 from unproject.training.device import Place, place
 from unproject.training.door import check_numbers, check_sources
-from unproject.training.recipe import Recipe, Source
+from unproject.training.recipe import Clip, Recipe, Source
 
 BASE_BYTES = 0.5e9
 """Libraries of a process."""
@@ -58,7 +58,7 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
         parameters=weights,
         steps=schedule.steps,
         clips=schedule.steps * schedule.batch,
-        batch=f"{schedule.batch} clips of {recipe.clip.views} views{passes}",
+        batch=f"{schedule.batch} clips of {_views(recipe.clip)} views{passes}",
         sizes=tuple(f"{width}x{height}" for height, width in recipe.clip.sizes),
         sources=tuple(_words(source, source.share / shares) for source in recipe.sources),
         learning_rate=f"{schedule.warmup_steps} steps up to {schedule.learning_rate:g}, "
@@ -111,6 +111,10 @@ class Kept:
 def _words(source: Source, share: float) -> str:
     losses = " and ".join(type(loss).__name__ for loss in source.losses)
     return f"{source.name} ({share:.0%}): {type(source.dataset).__name__}, {_clips(source.dataset)}, {losses}"
+
+
+def _views(clip: Clip) -> str:
+    return f"{clip.views}" if len(clip.drawn_views) == 1 else f"{clip.fewest_views} to {clip.views}"
 
 
 def _clips(dataset: Dataset) -> str:
