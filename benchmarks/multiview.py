@@ -73,10 +73,11 @@ class Case:
     @property
     def scores_gib(self) -> float:
         """Of attention over all views, written out: scores and their softmax."""
-        shape = SIZES[self.size]
+        made_from = config(self.size, flow=False)
+        encoder = made_from.shape.encoder
         height, width = size_of(self.image)
-        tokens = self.views * (shape.registers + height * width // shape.encoder.patch**2)
-        return 2 * shape.encoder.heads * tokens**2 * DTYPES[self.dtype].itemsize / 2**30
+        tokens = self.views * (made_from.special + height * width // encoder.patch**2)
+        return 2 * encoder.heads * tokens**2 * DTYPES[self.dtype].itemsize / 2**30
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -128,3 +128,11 @@ def test_the_released_layout_is_the_default():
     assert config() == config(flow_head="factored", backbone="pi3") and config().special == 5
     assert config(backbone="vggt").special == 6
     assert "camera_token" not in made().state_dict()
+
+
+def test_the_memory_of_a_camera_token_is_that_of_one_more_register():
+    shape = replace(config("tiny").shape, registers=6)
+    with torch.device("meta"):
+        token = Flow3r(config("tiny", backbone="vggt"))
+        register = Flow3r(replace(config("tiny"), shape=shape))
+    assert token.working_bytes(3, 4, 42, 56) == register.working_bytes(3, 4, 42, 56)

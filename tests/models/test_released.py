@@ -59,9 +59,10 @@ def test_every_size_is_told_by_its_shapes(size, flow):
     shape = ODD if size == "odd" else SIZES[size]
     made = on_meta(replace(config(), shape=shape, flow=flow))
     found = released.config_of("flow3r" if flow else "pi3", made.state_dict())
-    without = {key: getattr(shape, key) for key in ("flow_widths", "flow_features")}
+    # What weights started from has left them, and widths of flow are told by its head alone.
+    untold = ("layer_scale",) if flow else ("layer_scale", "flow_widths", "flow_features")
     assert found.flow == flow
-    assert (found.shape if flow else replace(found.shape, **without)) == shape
+    assert replace(found.shape, **{key: getattr(shape, key) for key in untold}) == shape
 
 
 @pytest.mark.parametrize("name", ["pi3", "flow3r"])
@@ -70,6 +71,38 @@ def test_there_and_back_changes_nothing(tiny, name):
     model = checkpoints.from_official(name, state)
     assert checkpoints.name_of(model) == name and same(checkpoints.to_official(model), state)
     assert model.config.shape.encoder == tiny[name].config.shape.encoder and model.config.flow == (name == "flow3r")
+
+
+@pytest.mark.parametrize(
+    ("change", "meant"),
+    [
+        ({"flow_head": "tracking"}, "with factored flow"),
+        ({"backbone": "vggt"}, "without camera tokens"),
+        ({"backbone": "vggt", "flow": False}, "without camera tokens"),
+        ({"flow_convention": "grid_sample"}, "whose flow head speaks 'pytorch3d'"),
+        ({"flow_convention": "pixels"}, "whose flow head speaks 'pytorch3d'"),
+    ],
+)
+def test_what_released_names_cannot_say_is_not_written_under_them(change, meant):
+    made = on_meta(replace(config("tiny"), **change))
+    with pytest.raises(UsageError, match=f"^released names mean a network {meant}; save this one with"):
+        checkpoints.to_official(made)
+    # Why: as released files are read, it is refused, or would be another network.
+    name = checkpoints.name_of(made)
+    try:
+        read = checkpoints.from_official(name, empty_state(made))
+    except InputError:
+        return
+    assert read.config.flow_convention != made.config.flow_convention
+
+
+def empty_state(made):
+    return {key: torch.zeros(tensor.shape) for key, tensor in made.state_dict().items()}
+
+
+def test_without_flow_it_does_not_matter_how_flow_would_be_told():
+    made = on_meta(replace(pi3_config("tiny"), flow_head="tracking", flow_convention="pixels"))
+    assert checkpoints.to_official(made).keys() == checkpoints.to_official(on_meta(pi3_config("tiny"))).keys()
 
 
 @pytest.mark.parametrize("name", ["pi3", "flow3r"])

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -96,3 +97,26 @@ def test_weights_start_in_xaviers_range():
         bound = math.sqrt(6 / (fan_in + fan_out))
         assert 0.9 * bound < part.weight.abs().max() <= bound
         assert not part.bias.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_block_computed_twice_gives_the_same_and_keeps_its_input_alone(dtype):
+    block, x, cotangent = EncoderBlock(DIM, HEADS, layer_scale=0.5, qk_norm=True), *torch.randn(2, 2, 6, DIM)
+
+    def run(recomputed):
+        block.recomputed = recomputed
+        given, storages = x.clone().requires_grad_(), {}
+
+        def keep(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                said = block(given, turns(GRID))
+            kept = {tensor.shape for tensor in storages.values() if tensor.numel()}
+        return kept, [said, *torch.autograd.grad(said, [given, *block.parameters()], cotangent)]
+
+    (everything, plain), (little, twice) = run(recomputed=False), run(recomputed=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, twice, strict=True))
+    assert little == {x.shape} and len(everything) > 4

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from unproject.training.optimiser import clip, follow, gradient_norms, learning_rate, make_optimiser
+from unproject.errors import UsageError
+from unproject.training.optimiser import clip, follow, gradient_norms, learning_rate, make_optimiser, set_learning_rate
 from unproject.training.recipe import Schedule
 
 SCHEDULE = Schedule(steps=100, batch=4, learning_rate=1e-3, last_learning_rate=1e-5, warmup_steps=10)
@@ -47,6 +48,45 @@ def test_only_matrices_decay_and_what_has_no_gradient_is_left_alone():
     torch.testing.assert_close(after["body.weight"], before["body.weight"] * (1 - 0.1 * 0.5))
     for name in ("body.bias", "norm.weight", "unused.weight", "unused.bias"):
         assert torch.equal(after[name], before[name])
+
+
+def test_a_part_may_learn_at_its_own_rate():
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    model = network()
+    schedule = replace(SCHEDULE, weight_decay=0.0, part_rates=(("body", 0.1), ("norm.bias", 3.0)))
+    optimiser = make_optimiser(model, schedule)
+    set_learning_rate(optimiser, 0.01)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.rand_like(weight) + 1
+    optimiser.step()
+    for name, weight in model.named_parameters():
+        factor = 0.1 if name.startswith("body.") else 3.0 if name == "norm.bias" else 1.0
+        torch.testing.assert_close(before[name] - weight, torch.full_like(weight, 0.01 * factor), rtol=1e-3, atol=1e-6)
+
+
+def test_rates_of_parts_are_kept_with_the_state_and_states_without_them_are_read():
+    model = network()
+    rated = make_optimiser(model, replace(SCHEDULE, part_rates=(("body", 0.1),)))
+    again = make_optimiser(model, replace(SCHEDULE, part_rates=(("body", 0.1),)))
+    again.load_state_dict(rated.state_dict())
+    set_learning_rate(again, 1.0)
+    assert sorted({group["lr"] for group in again.param_groups}) == [0.1, 1.0]
+    plain = make_optimiser(model, SCHEDULE)
+    assert [[p.ndim for p in group["params"]] for group in plain.param_groups] == [[2, 2], [1, 1, 1, 1]]
+    old = plain.state_dict()
+    for group in old["param_groups"]:
+        del group["factor"]
+    plain.load_state_dict(old)
+    set_learning_rate(plain, 0.5)
+    assert {group["lr"] for group in plain.param_groups} == {0.5}
+
+
+def test_a_rate_of_a_part_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match=r"called nose; Schedule\.part_rates: body, norm, unused"):
+        make_optimiser(network(), replace(SCHEDULE, part_rates=(("nose", 0.1),)))
+    with pytest.raises(UsageError, match=r"factors above 0; parts are held fast by Recipe\.trained"):
+        make_optimiser(network(), replace(SCHEDULE, part_rates=(("body", 0.0),)))
 
 
 def flat(model: nn.Module, part: str) -> torch.Tensor:

@@ -123,16 +123,36 @@ def from_official(name: str, state: Mapping[str, Tensor]) -> Reconstructor:
 def to_official(model: Reconstructor) -> dict[str, Tensor]:
     """The same tensors under the released names; `from_official` reads them back unchanged.
 
-    UsageError for networks of which nobody released weights, and for a Flow4R that says scene flow: names do not tell.
+    UsageError for networks of which nobody released weights, and for those that `from_official` would take for another:
+    names do not tell scene flow, nor what the flow of a Flow3r means, and know neither its tracking head nor a camera
+    token.
     """
     name = name_of(model)
-    if isinstance(model, Flow4r) and model.config.motion != "target_points":
-        raise UsageError("released names mean a network that says P_vt; save this one with checkpoints.save")
     if name not in keys.LAYOUTS:
         raise UsageError(f"nobody else released weights of the {name} network; save them with checkpoints.save")
+    meant = _meant_by_names(model)
+    if meant is not None:
+        raise UsageError(f"released names mean a network {meant}; save this one with checkpoints.save")
     layout = keys.LAYOUTS[name]
     names = {key: keys.to_official_name(layout, key) for key in model.state_dict()}
     return {names[key] or key: tensor for key, tensor in model.state_dict().items()}
+
+
+def _meant_by_names(model: Reconstructor) -> str | None:
+    """What released names say of the network that is not so; None where all is."""
+    config = model.config
+    if isinstance(model, Flow4r) and config.motion != "target_points":
+        return "that says P_vt"
+    if not isinstance(model, Flow3r):
+        return None
+    released = Flow3rConfig()
+    if config.backbone != released.backbone:
+        return "without camera tokens"
+    if config.flow and config.flow_head != released.flow_head:
+        return f"with {released.flow_head} flow"
+    if config.flow and config.flow_convention != released.flow_convention:
+        return f"whose flow head speaks {released.flow_convention!r}"
+    return None
 
 
 def initialise(model: Flow4r, state: Mapping[str, Tensor]) -> keys.Report:

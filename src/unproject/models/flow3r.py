@@ -180,7 +180,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """
         shape, at_once = self.config.shape, min(views, self.views_at_once)
         rows, columns = whole_patches(torch.Size((height, width)), shape.encoder.patch)
-        tokens, pixels = shape.registers + rows * columns, height * width
+        tokens, pixels = self.config.special + rows * columns, height * width
         numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
         if self.tells_flow and pairs:
             numbers += pixels * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
@@ -214,10 +214,8 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         flow = None
         if self.flow_head is not None and pairs.shape[1]:
             flat = (pairs + torch.arange(batch, device=pairs.device)[:, None, None] * views).flatten(0, 1)
-            if isinstance(self.flow_head, TrackingHead):
-                flow = self._matched(self.flow_head, state, grid, flat)
-            else:
-                flow = self._flows(self.flow_head, state, grid, cameras, flat)
+            some_pairs = (flat[some] for some in self._chunks(len(flat), flat.device))
+            flow = torch.cat([self._flow(self.flow_head, state, grid, cameras, some) for some in some_pairs])
             flow = flow.unflatten(0, pairs.shape[:2])
         return RawMaps(
             points=points.unflatten(0, (batch, views)),
@@ -276,46 +274,44 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         cameras, patches = [level[:, 0] for level in latents], features.shape[1] - self.config.special
         return features[:, :1], [camera[:, None].expand(-1, patches, -1) for camera in cameras], cameras
 
-    def _flows(
-        self, head: FlowHead, state: TrunkState, grid: Grid, cameras: _Poses, pairs: Int[Tensor, "P 2"]
+    def _flow(
+        self,
+        head: FlowHead | TrackingHead,
+        state: TrunkState,
+        grid: Grid,
+        cameras: _Poses,
+        pairs: Int[Tensor, "P 2"],
     ) -> Float[Tensor, "P H W 2"]:
         """Of (source, target) views, both numbered through the batch."""
-        at_once = len(pairs) if torch.is_grad_enabled() else self.views_at_once
-        flows = []
-        for some in pairs.split(max(1, at_once)):
-            sources, place = some[:, 0].unique(return_inverse=True)
-            _, geometry = self.point_decoder(state[sources], grid.positions, self.config.special, LEVELS)
-            if cameras.latents is None:
-                _, pose, _ = self._pose_features(state[sources], grid)
-            else:
-                pose = [level[sources] for level in cameras.latents]
-            with torch.autocast(pairs.device.type, enabled=False):
-                flow = head(
-                    [level[place] for level in geometry],
-                    [level[place] for level in pose],
-                    [level[some[:, 1]] for level in cameras.pooled],
-                    grid.rows,
-                    grid.size,
-                )
-            flows.append(rearrange(flow, "p c h w -> p h w c"))
-        return torch.cat(flows)
+        if isinstance(head, TrackingHead):
+            return self._matched(head, state, grid, pairs)
+        sources, place = pairs[:, 0].unique(return_inverse=True)
+        _, geometry = self.point_decoder(state[sources], grid.positions, self.config.special, LEVELS)
+        if cameras.latents is None:
+            _, pose, _ = self._pose_features(state[sources], grid)
+        else:
+            pose = [level[sources] for level in cameras.latents]
+        with torch.autocast(pairs.device.type, enabled=False):
+            flow = head(
+                [level[place] for level in geometry],
+                [level[place] for level in pose],
+                [level[pairs[:, 1]] for level in cameras.pooled],
+                grid.rows,
+                grid.size,
+            )
+        return rearrange(flow, "p c h w -> p h w c")
 
     def _matched(
         self, head: TrackingHead, state: TrunkState, grid: Grid, pairs: Int[Tensor, "P 2"]
     ) -> Float[Tensor, "P H W 2"]:
-        """Of (source, target) views, both numbered through the batch."""
-        at_once = len(pairs) if torch.is_grad_enabled() else self.views_at_once
-        flows = []
-        for some in pairs.split(max(1, at_once)):
-            views, place = some.unique(return_inverse=True)
-            _, (features,) = self.point_decoder(state[views], grid.positions, self.config.special, 1)
-            with torch.autocast(pairs.device.type, enabled=False):
-                flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
-            flows.append(rearrange(flow, "p c h w -> p h w c"))
-        return released_flow(torch.cat(flows), self.config.flow_convention)
+        views, place = pairs.unique(return_inverse=True)
+        _, (features,) = self.point_decoder(state[views], grid.positions, self.config.special, 1)
+        with torch.autocast(pairs.device.type, enabled=False):
+            flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
+        return released_flow(rearrange(flow, "p c h w -> p h w c"), self.config.flow_convention)
 
     def _chunks(self, count: int, device: torch.device) -> list[Tensor]:
-        """Numbers of views that are worked on together; all of them where gradients are wanted."""
+        """Numbers of views, or of pairs, that are worked on together; all of them where gradients are wanted."""
         at_once = count if torch.is_grad_enabled() else self.views_at_once
         return list(torch.arange(count, device=device).split(max(1, at_once)))
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
 
 from unproject.nn.attention import CrossAttention, SelfAttention, Turns
 
@@ -46,6 +47,9 @@ class LayerScale(nn.Module):
 class EncoderBlock(nn.Module):
     """Self-attention, then an MLP; each branch scaled where ``layer_scale`` says what its scale starts from."""
 
+    recomputed: bool = False
+    """Where gradients are wanted, keep its input alone and compute the rest again when they are: the same numbers."""
+
     def __init__(self, dim: int, heads: int, *, layer_scale: float | None = None, qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
@@ -57,6 +61,12 @@ class EncoderBlock(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B L D"], turns: Turns | None = None) -> Float[Tensor, "B L D"]:
         """The next layer's tokens."""
+        if self.recomputed and torch.is_grad_enabled():
+            # Nothing here draws random numbers, so that their state need not be kept.
+            return checkpoint(self._next, tokens, turns, use_reentrant=False, preserve_rng_state=False)
+        return self._next(tokens, turns)
+
+    def _next(self, tokens: Float[Tensor, "B L D"], turns: Turns | None) -> Float[Tensor, "B L D"]:
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), turns))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 

@@ -16,7 +16,8 @@ from unproject.models.base import Reconstructor
 from unproject.models.build import from_config
 from unproject.training.device import Place
 from unproject.training.log import Meter
-from unproject.training.optimiser import hold, make_optimiser
+from unproject.training.optimiser import make_optimiser
+from unproject.training.parts import hold, recompute
 from unproject.training.recipe import Recipe
 
 
@@ -53,6 +54,7 @@ def fresh_state(recipe: Recipe, where: Place) -> State:
     torch.manual_seed(recipe.seed)
     model = from_config(recipe.model).to(where.device).train()
     hold(model, recipe.trained)
+    recompute(model, recipe.schedule.recomputed)
     average = None
     if recipe.schedule.ema_decay is not None:
         average = copy.deepcopy(model).requires_grad_(False).eval()

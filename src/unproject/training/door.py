@@ -31,6 +31,10 @@ def check_numbers(recipe: Recipe) -> None:
             f"a batch of {schedule.batch} in {schedule.passes} passes over {schedule.steps} steps cannot be; "
             "give whole numbers from 1 on, passes dividing the batch"
         )
+    if not clip.drawn_views or clip.drawn_views[0] < 1:
+        raise UsageError(f"clips of {clip.fewest_views} to {clip.views} views cannot be; give whole numbers from 1 on")
+    if len(clip.drawn_views) > 1 and not callable(clip.pairs):
+        raise UsageError("clips of several numbers of views need pairs for each: Clip.pairs=a function of the number")
     if not 0 <= recipe.seed < 2**32:
         raise UsageError(f"a seed of {recipe.seed} starts no random numbers; give one from 0 to {2**32 - 1}")
     if recipe.validation is not None and not (recipe.validation.numbers and recipe.validation.every > 0):
@@ -78,10 +82,14 @@ def _first(source: Source, size: int) -> tuple[int, ...]:
 
 
 def _framings(clip: Clip, size: int) -> list[tuple[Framing, int]]:
-    """The largest size with a whole pass, for memory; each other with one clip, since a network may refuse it."""
+    """The largest size with a whole pass, for memory; each other with one clip, since a network may refuse it.
+
+    All with the most views; the fewest once, with one clip.
+    """
     areas = [height * width for height, width in clip.sizes]
-    largest = areas.index(max(areas))
-    return [(clip.framing(n), size if n == largest else 1) for n in range(len(areas))]
+    largest, fewer = areas.index(max(areas)), len(clip.drawn_views) - 1
+    fewest = [(clip.framing(fewer * len(areas)), 1)] if fewer else []
+    return [(clip.framing(n), size if n == largest else 1) for n in range(len(areas))] + fewest
 
 
 def _check_validation(model: Reconstructor, validation: Validation, clip: Clip, where: Place) -> None:

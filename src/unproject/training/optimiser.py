@@ -6,34 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from unproject.errors import UsageError
+from unproject.training.parts import belongs, part_of, require_parts
 from unproject.training.recipe import Schedule
 
 
-def hold(model: nn.Module, trained: tuple[str, ...] | None) -> None:
-    """Hold all weights fast but those of the parts that are trained; UsageError for a part that there is not."""
-    if trained is None:
-        return
-    names = [name for name, _ in model.named_parameters()]
-    absent = [part for part in trained if not any(_belongs(name, part) for name in names)]
-    if absent or not trained:
-        parts = ", ".join(dict.fromkeys(part_of(name) for name in names))
-        raise UsageError(f"no part of this network is called {', '.join(absent) or 'nothing'}; Recipe.trained: {parts}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(_belongs(name, part) for part in trained))
-
-
-def _belongs(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
-
-
 def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """Weights of two and more dimensions decay; biases, norms and other scales do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    on_gpu = any(parameter.is_cuda for parameter in trained)
+    """Weights of two and more dimensions decay; biases, norms and other scales do not.
+
+    UsageError for a rate of a part that there is not, or for one that is not above 0.
+    """
+    rates = schedule.part_rates or ()
+    require_parts(model, tuple(part for part, _ in rates), "Schedule.part_rates")
+    if any(factor <= 0 for _, factor in rates):
+        raise UsageError("Schedule.part_rates need factors above 0; parts are held fast by Recipe.trained")
+    trained: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = next((factor for part, factor in rates if belongs(name, part)), 1.0)
+            trained.setdefault(factor, []).append(parameter)
+    groups = []
+    for factor, some in trained.items():
+        matrices, others = [p for p in some if p.ndim >= 2], [p for p in some if p.ndim < 2]
+        groups.append({"params": matrices, "weight_decay": schedule.weight_decay, "factor": factor})
+        groups.append({"params": others, "weight_decay": 0.0, "factor": factor})
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=0.0, betas=schedule.betas, fused=on_gpu or None
     )
@@ -52,9 +48,9 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """In all groups."""
+    """In all groups, times the factor of each."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)  # states of runs that began before factors have none
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
@@ -75,11 +71,6 @@ def clip(model: nn.Module, norms: dict[str, Tensor], schedule: Schedule) -> None
         own.setdefault(part_of(name), []).append(parameter)
     for part, norm in norms.items():
         torch.nn.utils.clip_grads_with_norm_(own[part], schedule.clip_norm, norm)
-
-
-def part_of(name: str) -> str:
-    """The top-level part of a network that a weight belongs to."""
-    return name.partition(".")[0]
 
 
 @torch.no_grad()

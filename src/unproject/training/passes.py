@@ -84,7 +84,7 @@ def _named(losses: tuple[Loss, ...]) -> Iterator[tuple[str, Loss]]:
 def validate(
     model: Reconstructor, validation: Validation, clip: Clip, size: int, where: Place, workers: int
 ) -> dict[str, float]:
-    """Means over the clips set apart, in batches of this size that take the clip's sizes in turn.
+    """Means over the clips set apart, in batches of this size that take the clip's framings in turn.
 
     A batch that says NaN of something takes no part in its mean, which is NaN where none does.
     Neither the network nor the run's random numbers are changed.

@@ -1,5 +1,7 @@
 """What a recipe comes to, before anything is written: sizes, sources, and the memory that a step takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +12,7 @@ from unproject.models.base import Reconstructor
 from unproject.training.checkpoint import fresh_state
 from unproject.training.device import Place, place
 from unproject.training.door import check_numbers, check_sources
-from unproject.training.recipe import Recipe, Source
+from unproject.training.recipe import Clip, Recipe, Source
 
 BASE_BYTES = 0.5e9
 """Libraries of a process."""
@@ -56,11 +58,12 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
         parameters=weights,
         steps=schedule.steps,
         clips=schedule.steps * schedule.batch,
-        batch=f"{schedule.batch} clips of {recipe.clip.views} views{passes}",
+        batch=f"{schedule.batch} clips of {_views(recipe.clip)} views{passes}",
         sizes=tuple(f"{width}x{height}" for height, width in recipe.clip.sizes),
         sources=tuple(_words(source, source.share / shares) for source in recipe.sources),
         learning_rate=f"{schedule.warmup_steps} steps up to {schedule.learning_rate:g}, "
-        f"then down to {schedule.last_learning_rate:g}",
+        f"then down to {schedule.last_learning_rate:g}"
+        + "".join(f"; {factor:g} of that for {part}" for part, factor in schedule.part_rates or ()),
         validation="none"
         if recipe.validation is None
         else f"{len(recipe.validation.numbers)} clips every {recipe.validation.every} steps",
@@ -72,20 +75,28 @@ def plan(recipe: Recipe, *, device: str = "auto", dtype: str = "auto") -> Plan:
 
 def _kept_bytes(model: Reconstructor, recipe: Recipe, where: Place) -> int:
     """What a pass of one clip of the recipe's only source keeps."""
-    kept = _Kept(model)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+    with kept_bytes(model) as kept:
         check_sources(model, recipe, where, clips=1)
     return kept.bytes
 
 
-class _Kept:
-    """Counts the bytes that a forward pass keeps for the backward one."""
+@contextmanager
+def kept_bytes(model: nn.Module) -> Iterator["Kept"]:
+    """Counts what forward passes inside it keep for the backward ones, beside the weights."""
+    kept = Kept(model)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        yield kept
+
+
+class Kept:
+    """The count of `kept_bytes`: each storage once, however many operations keep it."""
 
     def __init__(self, model: nn.Module) -> None:
         self.bytes = 0
         self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def pack(self, tensor: Tensor) -> Tensor:
+        """A tensor is kept."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -93,12 +104,17 @@ class _Kept:
         return tensor
 
     def unpack(self, tensor: Tensor) -> Tensor:
+        """It is asked for again, as it was."""
         return tensor
 
 
 def _words(source: Source, share: float) -> str:
     losses = " and ".join(type(loss).__name__ for loss in source.losses)
     return f"{source.name} ({share:.0%}): {type(source.dataset).__name__}, {_clips(source.dataset)}, {losses}"
+
+
+def _views(clip: Clip) -> str:
+    return f"{clip.views}" if len(clip.drawn_views) == 1 else f"{clip.fewest_views} to {clip.views}"
 
 
 def _clips(dataset: Dataset) -> str:

@@ -19,20 +19,37 @@ class Source:
     share: float = 1.0
 
 
+Pairs = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """What a clip looks like: its views, ordered pairs of them, and sizes (height, width) of which a pass draws one."""
 
     sizes: tuple[tuple[int, int], ...]
     views: int = 2
-    pairs: tuple[tuple[int, int], ...] = ((0, 1), (1, 0))
+    fewest_views: int | None = None
+    """A pass draws a number of views from this one up to ``views``, each alike; None for ``views`` always."""
+    pairs: Pairs | Callable[[int], Pairs] = ((0, 1), (1, 0))
+    """Or what gives them for a number of views."""
     intrinsics: bool = True
     """Tell the network the intrinsics that a dataset knows of its views. Losses know them either way."""
 
+    @property
+    def drawn_views(self) -> range:
+        """The numbers of views that are drawn from."""
+        return range(self.views if self.fewest_views is None else self.fewest_views, self.views + 1)
+
     def framing(self, choice: int) -> Framing:
-        """The clip in one of its sizes; any whole number chooses one."""
-        height, width = self.sizes[choice % len(self.sizes)]
-        return Framing(views=self.views, pairs=self.pairs, height=height, width=width)
+        """The clip in one of its sizes and numbers of views; any whole number from 0 on chooses one of each.
+
+        The first numbers give every size with the most views.
+        """
+        rest, size = divmod(choice, len(self.sizes))
+        height, width = self.sizes[size]
+        views = self.views - rest % len(self.drawn_views)
+        pairs = self.pairs(views) if callable(self.pairs) else self.pairs
+        return Framing(views=views, pairs=pairs, height=height, width=width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +64,11 @@ class Schedule:
     warmup_steps: int
     passes: int = 1
     """Forward and backward passes whose gradients make one step, each of one source and size; they divide the batch."""
+    recomputed: tuple[str, ...] | None = None
+    """Parts of the network, by the names of their weights up to a dot, whose transformer blocks keep their inputs alone
+    for the backward pass and are computed again there: less memory, more time, the same gradients."""
+    part_rates: tuple[tuple[str, float], ...] | None = None
+    """Parts of the network that learn at another rate, and its factor on that of all: ``(("encoder", 0.1),)``."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     """Not of biases and other one-dimensional parameters."""
