@@ -1,10 +1,12 @@
 """Experiments: stages that rows share are trained once, several at a time, and a run that is stopped goes on."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -15,11 +17,13 @@ from tiny_training import tiny_recipe
 
 from unproject.errors import UnprojectError, UsageError
 from unproject.experiments import EXPERIMENTS, named, report
+from unproject.experiments import run as run_module
 from unproject.experiments.experiment import Experiment
 from unproject.experiments.run import planned, run
 from unproject.training.loop import train
+from unproject.training.stop import Stop
 
-COLUMNS = {"depth_relative": "depth"}
+COLUMNS = {"error": "error [m]"}
 
 
 def rows(steps: int, *names: str):
@@ -34,7 +38,7 @@ def rows(steps: int, *names: str):
 
 
 def experiment(steps: int = 2, *names: str) -> Experiment:
-    return Experiment(title="tiny", rows=rows(steps, *(names or ("slow", "fast"))), columns=COLUMNS)
+    return Experiment(name="tiny", title="tiny", rows=rows(steps, *(names or ("slow", "fast"))), columns=COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_a_row_is_its_stages_one_after_the_other(trained, tmp_path):
     """Against the obvious: the same recipes by hand."""
-    results = json.loads((trained / "results.json").read_text())["results"]
+    results = json.loads((trained / "tiny.json").read_text())["results"]
     for name, made in rows(2, "slow", "fast").items():
         first, last = made(0)
         start = train(first, tmp_path / name / "first", workers=0).weights
@@ -77,26 +81,70 @@ def test_what_rows_share_is_trained_once_and_nothing_is_trained_again(trained):
 
 
 def test_the_table_and_the_plot_are_beside_the_runs(trained):
-    table = (trained / "table.md").read_text()
-    assert table.splitlines()[0] == "|  | depth | minutes |" and "| slow |" in table
-    assert (trained / "plot.png").read_bytes().startswith(b"\x89PNG")
+    table = (trained / "tiny.md").read_text()
+    measured = json.loads((trained / "tiny.json").read_text())["results"]["slow"][0]["error"]
+    assert table.splitlines()[0] == "|  | error [m] | minutes |" and f"| slow | {measured:.3f} |" in table
+    assert (trained / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_with_something_in_it_is_refused(trained):
     with pytest.raises(UsageError, match=r"not empty.*--resume.*--overwrite"):
         run(experiment(), trained, seeds=1)
-    with pytest.raises(UsageError, match="give 1 or more"):
-        run(experiment(), trained, seeds=0)
+    for wrong in ({"seeds": 0}, {"jobs": 0}, {"time_limit_s": -1.0}):
+        with pytest.raises(UsageError, match=r"give [01] or more"):
+            run(experiment(), trained, resume=True, **wrong)
 
 
 def test_a_stage_that_fails_ends_the_experiment_with_its_name(tmp_path):
     """Without its labels the loss cannot be computed; the stages that need it never begin."""
     (first, last) = rows(2, "slow")["slow"](0)
     broken = replace(first, trained=("no_such_part",))
-    failing = Experiment(title="tiny", rows={"slow": lambda seed: (broken, last)}, columns=COLUMNS)
+    failing = Experiment(name="tiny", title="tiny", rows={"slow": lambda seed: (broken, last)}, columns=COLUMNS)
     with pytest.raises(UnprojectError, match=r"stages/first-0-\w+ failed: UsageError: .*no_such_part"):
         run(failing, tmp_path / "out", seeds=1)
     assert not list((tmp_path / "out" / "stages").glob("last*"))
+
+
+def slowly(prediction, sample) -> dict[str, float]:
+    """A measure during which the experiment is stopped."""
+    if len(prediction.points) > 1:  # one clip is tried before the first step
+        Path(os.environ["MEASURING"]).touch()
+        time.sleep(3)
+    return {"error": 1.0}
+
+
+class StoppedWhileMeasuring(Stop):
+    def why(self, step: int) -> str | None:
+        return "time limit" if Path(os.environ["MEASURING"]).exists() else None
+
+
+def test_a_stop_while_the_last_step_is_measured_ends_too(tmp_path, monkeypatch):
+    """The stage ends as done, having heard the signal, and its process must not wait for another stage."""
+
+    def made(seed: int):
+        recipe = replace(tiny_recipe(1), seed=seed)
+        return (replace(recipe, validation=replace(recipe.validation, measure=slowly, every=1)),)
+
+    monkeypatch.setenv("MEASURING", str(tmp_path / "measuring"))
+    monkeypatch.setattr(run_module, "Stop", StoppedWhileMeasuring)
+    slow = Experiment(name="tiny", title="tiny", rows={"slow": made}, columns=COLUMNS)
+    heard = []
+    thread = threading.Thread(target=lambda: heard.append(run(slow, tmp_path / "out", seeds=1)), daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    left = multiprocessing.active_children()
+    for child in left:
+        child.kill()
+    assert not left and heard[0].reason == "time limit" and len(heard[0].results["slow"]) == 1
+
+
+def test_what_is_made_again_and_stopped_tells_nothing_of_what_was(tmp_path):
+    folder = tmp_path / "out"
+    one = Experiment(name="tiny", title="tiny", rows=rows(1, "slow"), columns=COLUMNS)
+    assert set(run(one, folder, seeds=1).results) == {"slow"}
+    stopped = run(one, folder, seeds=1, overwrite=True, time_limit_s=0.0)
+    assert stopped.results == {} and not list((folder / "stages").glob("*/weights.safetensors"))
+    assert json.loads((folder / "tiny.json").read_text())["results"] == {}
 
 
 SCRIPT = """
@@ -154,5 +202,9 @@ def test_a_table_has_mean_and_deviation_and_a_dash_for_what_nobody_measured(tmp_
     results = {"none": [{"rta30": 0.2, "seconds": 60.0}, {"rta30": 0.4, "seconds": 120.0}]}
     columns = {"rta30": "RTA@30", "flow_px": "flow"}
     assert "| none | 0.300 ± 0.141 | - | 2 |" in report.table(results, columns)
+    results["none"].append({"rta30": None, "seconds": 90.0})
+    assert "| none | 0.300 ± 0.141 | - | 2 |" in report.table(results, columns)
+    assert report.plot(results, columns, "tiny", tmp_path / "with.png")
+    (tmp_path / "with.png").unlink()
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     assert not report.plot(results, columns, "tiny", tmp_path / "plot.png") and not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from unproject.errors import UsageError
 from unproject.io.disk import plain
 from unproject.training.folder import describe
 from unproject.training.recipe import Recipe
@@ -15,6 +16,8 @@ from unproject.training.recipe import Recipe
 class Experiment:
     """Rows that are trained alike, once per seed, and what the last stage of each measures."""
 
+    name: str
+    """Of the files that tell what came of it."""
     title: str
     rows: Mapping[str, Callable[[int], tuple[Recipe, ...]]]
     """Of each row's seed, its stages in order: each begins from the weights of the one before."""
@@ -22,7 +25,9 @@ class Experiment:
     """Which of `Recipe.validation`'s measures are shown, and what their heads say."""
 
     def stages(self, seeds: int) -> dict[str, list["Stage"]]:
-        """The last stage of every seed of every row; those that rows share are equal."""
+        """The last stage of every seed of every row; those that rows share are equal. UsageError for no seed."""
+        if seeds < 1:
+            raise UsageError(f"seeds is {seeds}; give 1 or more")
         return {row: [_chained(made(seed)) for seed in range(seeds)] for row, made in self.rows.items()}
 
     def distinct(self, seeds: int) -> list["Stage"]:

@@ -27,6 +27,7 @@ def designs(*, steps: int = 600) -> Experiment:
     told = {f"{design}, DIS": partial(row, design, teacher=DisTeacher()) for design in DESIGNS[1:]}
     exact = {f"{design}, exact": partial(row, design) for design in DESIGNS[1:]}
     return Experiment(
+        name="flow3r-designs",
         title="Flow3r, table 1: how flow is told",
         rows=_seeded({"beginning": partial(row, None), "none": partial(row, "none"), **told, **exact}),
         columns=COLUMNS,
@@ -40,6 +41,7 @@ def scaling(*, steps: int = 600) -> Experiment:
     told = {f"{n} unlabelled, exact": partial(row, "factored", unlabelled=n) for n in amounts}
     taught = {f"{n} unlabelled, DIS": partial(row, "factored", unlabelled=n, teacher=DisTeacher()) for n in amounts}
     return Experiment(
+        name="flow3r-scaling",
         title="Flow3r, table 4: how much unlabelled footage",
         rows=_seeded(
             {

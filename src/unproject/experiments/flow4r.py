@@ -10,6 +10,7 @@ from unproject.training.recipe import Recipe
 def motion(*, steps: int = 1000) -> Experiment:
     """Three variants, each learning the same pairs by heart."""
     return Experiment(
+        name="flow4r-motion",
         title="Flow4R, table 3: what is predicted of motion, and what is compared",
         rows={name: partial(_row, name, steps) for name in VARIANTS},
         columns={

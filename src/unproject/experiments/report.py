@@ -11,8 +11,8 @@ import torch
 
 from unproject.io.disk import written_whole
 
-Results = Mapping[str, Sequence[Mapping[str, float]]]
-"""What each seed of each row measured."""
+Results = Mapping[str, Sequence[Mapping[str, float | None]]]
+"""What each seed of each row measured; None where it had nothing to measure."""
 MORE_IS_BETTER = "rra", "rta", "auc", "pose_auc"
 """How the names of measures begin that are no errors."""
 
@@ -22,10 +22,15 @@ def table(results: Results, columns: Mapping[str, str]) -> str:
     heads = ["", *columns.values(), "minutes"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for row, runs in results.items():
-        cells = [_cell([run[name] for run in runs if name in run]) for name in columns]
-        minutes = mean(run["seconds"] for run in runs) / 60
+        cells = [_cell(_values(runs, name)) for name in columns]
+        minutes = mean(_values(runs, "seconds")) / 60
         lines.append(f"| {row} | " + " | ".join(cells) + f" | {minutes:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _values(runs: Sequence[Mapping[str, float | None]], name: str) -> list[float]:
+    """What the seeds measured; one that had nothing to measure is left out."""
+    return [value for run in runs if (value := run.get(name)) is not None]
 
 
 def _cell(values: list[float]) -> str:
@@ -48,7 +53,7 @@ def plot(results: Results, columns: Mapping[str, str], title: str, path: Path) -
     heights = range(len(results))
     for panel, (name, head) in zip(panels, columns.items(), strict=True):
         for height, runs in zip(heights, results.values(), strict=True):
-            values = [run[name] for run in runs if name in run]
+            values = _values(runs, name)
             if values:
                 spread = stdev(values) if len(values) > 1 else 0.0
                 panel.plot(values, [height] * len(values), ".", color="0.65")

@@ -5,8 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +22,7 @@ from unproject.experiments.experiment import Experiment, Stage
 from unproject.io import disk
 from unproject.models.loading import device_of, precision_of
 from unproject.progress import Progress, silent
-from unproject.training.folder import WEIGHTS, finished
+from unproject.training.folder import WEIGHTS, finished, remove_run
 from unproject.training.log import last_measured, seconds_spent
 from unproject.training.loop import train
 from unproject.training.stop import Stop
@@ -37,7 +40,7 @@ class Outcome:
     reason: str
     """Why it stopped; empty where it is done."""
     seeds: int
-    results: dict[str, list[dict[str, float]]]
+    results: dict[str, list[dict[str, float | None]]]
     """What each seed of each row measured, with the ``seconds`` of all its stages; only rows of which all is done."""
     seconds: float
     """Of all stages, each counted once: what it takes where one trains after the other."""
@@ -58,10 +61,10 @@ def run(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Outcome:
-    """Train what is not trained yet; `results.json`, `table.md` and `plot.png` tell of every row that is complete.
+    """Train what is not trained yet; `NAME.json`, `NAME.md` and `NAME.png` tell of every row that is complete.
 
-    Each stage lies in a folder of its own below ``stages``. What stops, at a time limit or by a signal, goes on with
-    ``resume``.
+    Each stage lies in a folder of its own below ``stages``; experiments in one folder share those that are equal. What
+    stops, at a time limit or by a signal, goes on with ``resume``.
 
     Args:
         experiment: the table.
@@ -71,7 +74,7 @@ def run(
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32 or bfloat16: what trunks compute in.
         time_limit_s: stop after so many seconds; stages save their states first.
-        overwrite: train all stages again.
+        overwrite: remove this experiment's stages and results, and train them again.
         resume: keep those that are done, go on with those that were begun.
         progress: hears of every stage that is done.
 
@@ -79,14 +82,22 @@ def run(
         UsageError: of arguments that mean nothing, or a folder that is not empty.
         UnprojectError: a stage failed.
     """
-    if seeds < 1 or (jobs is not None and jobs < 1):
-        raise UsageError(f"seeds is {seeds} and jobs {jobs}; give 1 or more")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs is {jobs}; give 1 or more, or leave it out")
+    if time_limit_s is not None and time_limit_s < 0:
+        raise UsageError(f"time_limit_s is {time_limit_s}; give 0 or more, or leave it out")
     place, _ = device_of(device), precision_of(dtype, device)
+    lasts, every = experiment.stages(seeds), experiment.distinct(seeds)
     folder = disk.claimed(folder, overwrite=overwrite, resume=resume)
-    lasts = experiment.stages(seeds)
-    every = experiment.distinct(seeds)
-    jobs = jobs or (len(os.sched_getaffinity(0)) if place.type == "cpu" else 1)
-    work = _Work(folder / "stages", jobs, (str(place), dtype), fresh=overwrite)
+    told = {kind: folder / f"{experiment.name}.{kind}" for kind in ("json", "md", "png")}
+    if overwrite:  # all of it at once: a run that is stopped must not leave old numbers beside new ones
+        for stage in every:
+            remove_run(folder / "stages" / stage.place)
+        for path in told.values():
+            path.unlink(missing_ok=True)
+    work = _Work(
+        folder / "stages", jobs or (torch.get_num_threads() if place.type == "cpu" else 1), (str(place), dtype)
+    )
     with Stop(None, time_limit_s) as stop:
         for _ in progress(work.through(every, stop), "train", len(every)):
             pass
@@ -104,9 +115,10 @@ def run(
         seconds=sum(seconds_spent(folder / "stages" / stage.place) for stage in every),
         table=report.table(results, experiment.columns),
     )
-    disk.write_json(folder / "results.json", {**asdict(outcome), "machine": report.machine(place)})
-    disk.write_text(folder / "table.md", outcome.table)
-    if not report.plot(results, experiment.columns, experiment.title, folder / "plot.png"):
+    about = {"version": version("unproject"), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    disk.write_json(told["json"], {**asdict(outcome), **about, "machine": report.machine(place)})
+    disk.write_text(told["md"], outcome.table)
+    if not report.plot(results, experiment.columns, experiment.title, told["png"]):
         print('unproject: no plot without matplotlib: pip install "unproject[plot]"', file=sys.stderr)
     return outcome
 
@@ -122,7 +134,7 @@ def planned(experiment: Experiment, seeds: int) -> dict[str, Any]:
     }
 
 
-def _measured(last: Stage, stages: Path) -> dict[str, float]:
+def _measured(last: Stage, stages: Path) -> dict[str, float | None]:
     spent = sum(seconds_spent(stages / stage.place) for stage in last.chain())
     return {**last_measured(stages / last.place), "seconds": round(spent, 1)}
 
@@ -133,8 +145,8 @@ class _Work:
     A process trains many: clips that datasets remember are made once in each.
     """
 
-    def __init__(self, folder: Path, jobs: int, where: tuple[str, str], *, fresh: bool) -> None:
-        self.folder, self.jobs, self.where, self.fresh = folder, jobs, where, fresh
+    def __init__(self, folder: Path, jobs: int, where: tuple[str, str]) -> None:
+        self.folder, self.jobs, self.where = folder, jobs, where
         self.why: str | None = None
         """Why it was stopped."""
         self._free: list[_Worker] = []
@@ -159,14 +171,16 @@ class _Work:
         finally:
             workers = [*self._busy, *self._free]
             for worker in workers:
+                worker.talk.close()  # a stage that is at its last step ends as done, and its process listens again
                 worker.process.terminate()
             for worker in workers:
                 worker.process.join()
 
     def _begin(self, stage: Stage) -> None:
+        self._free = [worker for worker in self._free if worker.process.is_alive()]
         worker = self._free.pop() if self._free else _Worker(max(1, torch.get_num_threads() // self.jobs))
         start = None if stage.after is None else self.folder / stage.after.place / WEIGHTS
-        worker.talk.send((stage.recipe, self.folder / stage.place, start, *self.where, self.fresh))
+        worker.talk.send((stage.recipe, self.folder / stage.place, start, *self.where))
         self._busy[worker] = stage
 
     def _ended(self, worker: "_Worker") -> Stage:
@@ -198,17 +212,17 @@ def _serve(talk: Connection, threads: int) -> None:
         os.setsid()  # Ctrl-C reaches the experiment alone, which says so to its processes once
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    while True:
-        recipe, place, start, device, dtype, fresh = talk.recv()
-        choices = {"device": device, "dtype": dtype, "workers": 0, "overwrite": fresh, "resume": not fresh}
-        try:
-            result = train(recipe, place, start=start, **choices)
-        except Exception as error:
-            talk.send(f"{type(error).__name__}: {error}")
-            continue
-        if result.state == "stopped":
-            return
-        talk.send(None)
+    with suppress(EOFError, OSError):  # nobody speaks or listens any more
+        while True:
+            recipe, place, start, device, dtype = talk.recv()
+            try:
+                result = train(recipe, place, start=start, device=device, dtype=dtype, workers=0, resume=True)
+            except Exception as error:
+                talk.send(f"{type(error).__name__}: {error}")
+                continue
+            if result.state == "stopped":
+                return
+            talk.send(None)
 
 
 def _stop_with_parent() -> None:

@@ -54,7 +54,7 @@ def designs(
 
     A beginning that knows how to match, as that of the paper's networks does (VGGT, π³): geometry and flow by matching,
     from labels of many other clips. Then, where the design has a head of flow, that head alone on labelled clips; then
-    everything on labelled and unlabelled ones, a pass of each per step.
+    everything on labelled and unlabelled ones, as many passes of each.
 
     Args:
         design: how flow is told; ``none`` sees labelled clips only, None ends with the beginning.

@@ -49,7 +49,7 @@ class RunFolder:
         """Make place for a new run, and say what it is made from."""
         with disk.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            _remove_own(self.path)
+            remove_run(self.path)
         disk.write_json(self.path / RECIPE, describe(recipe))
 
     def open_session(self, facts: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ def require_same(folder: Path, recipe: Any) -> None:
         )
 
 
-def _remove_own(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     """The files of a run, then the folders that are empty because of it."""
     owned = [path for path in folder.rglob("*") if _OWN.fullmatch(path.relative_to(folder).as_posix())]
     for path in owned:

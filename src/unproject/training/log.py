@@ -127,8 +127,8 @@ def lines(folder: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, (folder / LOG).read_text("utf-8").splitlines())
 
 
-def last_measured(folder: Path) -> dict[str, float]:
-    """What was measured last in a run; nothing where nothing was."""
+def last_measured(folder: Path) -> dict[str, float | None]:
+    """What was measured last in a run, None where there was nothing to measure; empty where nothing was asked."""
     return next((line["validation"] for line in reversed(list(lines(folder))) if "validation" in line), {})
 
 
