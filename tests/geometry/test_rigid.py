@@ -169,3 +169,13 @@ def test_dtype_is_kept(dtype):
     pose = rigid.from_rt(rotation, vector)
     results = [rotation, pose, rigid.inverse(pose), rigid.so3_log(rotation), rigid.nearest_rotation(rotation)]
     assert {result.dtype for result in [*results, rigid.rotation_from_6d(torch.randn(4, 6, dtype=dtype))]} == {dtype}
+
+
+def test_what_is_no_number_gives_no_rotation_and_leaves_the_others_alone():
+    matrix = torch.eye(3).repeat(3, 1, 1)
+    matrix[1, 0, 2], matrix[2, 1, 1] = torch.nan, torch.inf
+    leaf = matrix.requires_grad_()
+    found = rigid.nearest_rotation(leaf)
+    assert torch.equal(found[0], torch.eye(3)) and bool(found[1:].isnan().all())
+    found[0].sum().backward()
+    assert leaf.grad is not None and bool(leaf.grad[0].isfinite().all())

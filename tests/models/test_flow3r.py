@@ -7,7 +7,7 @@ import torch
 
 from unproject.errors import UsageError
 from unproject.models import build
-from unproject.models.flow3r import Flow3r, pixel_flow, released_flow
+from unproject.models.flow3r import Flow3r, Grid, config, pixel_flow, released_flow
 from unproject.types import Views
 
 PAIRS = torch.tensor([[0, 1], [1, 2], [2, 0], [1, 1]])
@@ -143,3 +143,21 @@ def test_what_it_cannot_be_told_is_refused(model):
         model(replace(given, images=torch.rand(1, 3, 3, 42, 57)))
     with pytest.raises(UsageError, match="no size 'huge'"):
         build("flow3r", "huge")
+
+
+def test_pairs_that_name_no_view_are_refused():
+    """Numbered through the batch, view 2 of the first of two items would be view 0 of the second."""
+    model = build("flow3r", "tiny").eval()
+    for wrong in ([[0, 2]], [[-1, 0]]):
+        with pytest.raises(UsageError, match="but there are 2 views"):
+            model.raw(torch.rand(2, 2, 3, 28, 28), torch.tensor([wrong, [[0, 1]]]))
+
+
+def test_rounded_angles_reach_every_decoder():
+    """Under bfloat16 alone, and only where they are asked for."""
+    images = torch.rand(1, 1, 3, 14, 28 * 14)
+    rough, exact = (Grid.of(images, config("tiny", rope_precision=how)).turns for how in ("reference", "float32"))
+    assert torch.equal(rough.cos, exact.cos)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, exact = (Grid.of(images, config("tiny", rope_precision=how)).turns for how in ("reference", "float32"))
+    assert 0.005 < float((rough.cos - exact.cos).abs().max()) < 0.1

@@ -126,7 +126,8 @@ def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
 
     Solved in float64. The backward is implicit differentiation of the optimum: it divides by pairwise *sums* of
     singular values, where autograd's SVD divides by their differences and is NaN at an exact rotation. Where the best
-    rotation is not unique (rank below two) it is the best one with the smallest angle, with zero gradient.
+    rotation is not unique (rank below two) it is the best one with the smallest angle, with zero gradient. What
+    is not finite gives NaN.
     """
     return _NearestRotation.apply(matrix)
 
@@ -137,17 +138,19 @@ class _NearestRotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
         tolerance = max(1e-9, 4 * torch.finfo(matrix.dtype).eps)
-        wide = matrix.detach().double()
+        eye = torch.eye(3, dtype=torch.float64, device=matrix.device)
+        finite = matrix.detach().isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        # The decomposition raises for what is not finite, and would hide who said it.
+        wide = torch.where(finite, matrix.detach().double(), eye)
         u, singular, vt = torch.linalg.svd(wide)
         sign = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
         rotation = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1) @ vt
         known = singular[..., 1] + sign * singular[..., 2] > tolerance * singular[..., 0]
         unrolled = _least_roll(rotation, u[..., 0])
-        eye = torch.eye(3, dtype=wide.dtype, device=wide.device)
         unrolled = torch.where(singular[..., :1, None] > 0, unrolled, eye)
         rotation = torch.where(known[..., None, None], rotation, unrolled)
         ctx.save_for_backward(rotation, wide, known)
-        return rotation.to(matrix.dtype)
+        return torch.where(finite, rotation, torch.nan).to(matrix.dtype)
 
     @staticmethod
     @once_differentiable

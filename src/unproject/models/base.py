@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from unproject.errors import UsageError
 from unproject.types import Prediction, Views
 
 
@@ -63,3 +65,9 @@ def trunk_in(precision: torch.dtype | None, device: torch.device) -> AbstractCon
     if precision is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def require_views(pairs: Int[Tensor, "B P 2"], views: int) -> None:
+    """UsageError where a pair names no view: numbered through a batch, it would be one of another item."""
+    if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < views:
+        raise UsageError(f"pairs name views {int(pairs.min())} to {int(pairs.max())}, but there are {views} views")

@@ -15,8 +15,17 @@ from torch import Tensor, nn
 from unproject.errors import UsageError
 from unproject.geometry.camera import pixel_grid
 from unproject.geometry.rigid import from_rt, nearest_rotation
-from unproject.models.base import MultiViewNetwork, Reconstructor
-from unproject.nn.backbone import AlternatingBlocks, CameraHead, RopePrecision, TaskDecoder, TrunkState, token_positions
+from unproject.models.base import MultiViewNetwork, Reconstructor, require_views
+from unproject.nn.attention import Turns
+from unproject.nn.backbone import (
+    AlternatingBlocks,
+    CameraHead,
+    RopePrecision,
+    TaskDecoder,
+    TrunkState,
+    token_positions,
+    turns_of,
+)
 from unproject.nn.flow_head import LEVELS, FlowHead
 from unproject.nn.heads import LinearHead
 from unproject.nn.tracking_head import TrackingHead
@@ -111,13 +120,18 @@ class Grid:
     size: tuple[int, int]
     rows: int
     positions: Int[Tensor, "L 2"]
+    turns: Turns
+    """Of the tokens of one view, as exact as the configuration says."""
 
     @staticmethod
     def of(images: Float[Tensor, "B N 3 H W"], config: Flow3rConfig) -> "Grid":
         """UsageError for sizes of no whole patches."""
         size = images.shape[-2:]
-        rows, columns = whole_patches(size, config.shape.encoder.patch)
-        return Grid((size[0], size[1]), rows, token_positions(rows, columns, config.special, images.device))
+        shape = config.shape.encoder
+        rows, columns = whole_patches(size, shape.patch)
+        positions = token_positions(rows, columns, config.special, images.device)
+        turns = turns_of(positions, shape.dim // shape.heads, config.rope_precision)
+        return Grid((size[0], size[1]), rows, positions, turns)
 
 
 @dataclass(frozen=True)
@@ -202,8 +216,9 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         )
 
     def raw(self, images: Float[Tensor, "B N 3 H W"], pairs: Int[Tensor, "B P 2"]) -> RawMaps:
-        """What the heads say of RGB images in [0, 1] whose sides are multiples of 14."""
+        """What the heads say of RGB images in [0, 1] of whole patches; UsageError for others, or pairs of no views."""
         batch, views = images.shape[:2]
+        require_views(pairs, views)
         grid = Grid.of(images, self.config)
         state = self.trunk(images, grid)
         chunks = self._chunks(batch * views, images.device)
@@ -244,8 +259,8 @@ class Flow3r(Reconstructor, MultiViewNetwork):
     def _maps(self, state: TrunkState, grid: Grid) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"]]:
         """Points in each view's own camera, and the logit of confidence."""
         special = self.config.special
-        features, _ = self.point_decoder(state, grid.positions, special)
-        trust, _ = self.conf_decoder(state, grid.positions, special)
+        features, _ = self.point_decoder(state, grid.turns, special)
+        trust, _ = self.conf_decoder(state, grid.turns, special)
         with torch.autocast(features.device.type, enabled=False):
             slope_x, slope_y, log_depth = self.point_head([features], grid.rows).unbind(1)
             depth = log_depth.exp()
@@ -268,9 +283,9 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """What poses are read from, what flow needs of a source's patches, and what it needs of a target."""
         levels = LEVELS if isinstance(self.flow_head, FlowHead) else 0
         if self.config.backbone == "pi3":
-            features, latents = self.camera_decoder(state, grid.positions, self.config.special, levels)
+            features, latents = self.camera_decoder(state, grid.turns, self.config.special, levels)
             return features, latents, [level.mean(1) for level in latents]
-        features, latents = self.camera_decoder(state, grid.positions, 0, levels)
+        features, latents = self.camera_decoder(state, grid.turns, 0, levels)
         cameras, patches = [level[:, 0] for level in latents], features.shape[1] - self.config.special
         return features[:, :1], [camera[:, None].expand(-1, patches, -1) for camera in cameras], cameras
 
@@ -286,7 +301,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         if isinstance(head, TrackingHead):
             return self._matched(head, state, grid, pairs)
         sources, place = pairs[:, 0].unique(return_inverse=True)
-        _, geometry = self.point_decoder(state[sources], grid.positions, self.config.special, LEVELS)
+        _, geometry = self.point_decoder(state[sources], grid.turns, self.config.special, LEVELS)
         if cameras.latents is None:
             _, pose, _ = self._pose_features(state[sources], grid)
         else:
@@ -305,7 +320,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         self, head: TrackingHead, state: TrunkState, grid: Grid, pairs: Int[Tensor, "P 2"]
     ) -> Float[Tensor, "P H W 2"]:
         views, place = pairs.unique(return_inverse=True)
-        _, (features,) = self.point_decoder(state[views], grid.positions, self.config.special, 1)
+        _, (features,) = self.point_decoder(state[views], grid.turns, self.config.special, 1)
         with torch.autocast(pairs.device.type, enabled=False):
             flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
         return released_flow(rearrange(flow, "p c h w -> p h w c"), self.config.flow_convention)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unproject.errors import UsageError
+from unproject.models.base import require_views
 from unproject.nn.croco import Tokens
 
 
@@ -59,8 +60,7 @@ class Runs:
 
 def runs_of(pairs: Int[Tensor, "B P 2"], views: int) -> Runs:
     """The runs that ordered pairs need; UsageError where a pair names no view."""
-    if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < views:
-        raise UsageError(f"pairs name views {int(pairs.min())} to {int(pairs.max())}, but there are {views} views")
+    require_views(pairs, views)
     item = torch.arange(len(pairs), device=pairs.device)[:, None].expand(pairs.shape[:2])
     rows = torch.stack([item, pairs.amin(-1), pairs.amax(-1)], dim=-1)
     unique, run_of_pair = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)

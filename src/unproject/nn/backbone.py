@@ -38,9 +38,8 @@ class AlternatingBlocks(nn.ModuleList):
     ) -> tuple[Float[Tensor, "B N L D"], Float[Tensor, "B N L D"]]:
         """What the last block within views left, and the last one over all views."""
         batch, views = tokens.shape[:2]
-        rounding = _rounding(tokens.device) if precision == "reference" else None
-        within = Turns.of(positions, self.head_dim, rounding)
-        over = Turns.of(positions.repeat(views, 1), self.head_dim, rounding)
+        within = turns_of(positions, self.head_dim, precision)
+        over = turns_of(positions.repeat(views, 1), self.head_dim, precision)
         last = tokens
         for number, block in enumerate(self):
             if number % 2 == 0:
@@ -51,9 +50,11 @@ class AlternatingBlocks(nn.ModuleList):
         return last, tokens
 
 
-def _rounding(device: torch.device) -> torch.dtype | None:
-    """The type that published numbers were made in: released code rounds angles to that of the tokens."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+def turns_of(positions: Int[Tensor, "L 2"], head_dim: int, precision: RopePrecision) -> Turns:
+    """By how much heads are turned. ``reference``: with angles rounded to the type of tokens, as released code does."""
+    kind = positions.device.type
+    rounded = precision == "reference" and torch.is_autocast_enabled(kind)
+    return Turns.of(positions, head_dim, torch.get_autocast_dtype(kind) if rounded else None)
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,15 @@ class TaskDecoder(nn.Module):
 
     def __init__(self, dim: int, heads: int, depth: int, out: int) -> None:
         super().__init__()
-        self.head_dim = dim // heads
         self.projects = nn.Linear(2 * dim, dim)
         self.blocks = nn.ModuleList(EncoderBlock(dim, heads) for _ in range(depth))
         self.linear_out = nn.Linear(dim, out)
 
     def forward(
-        self, state: TrunkState, positions: Int[Tensor, "L 2"], registers: int, latents: int = 0
+        self, state: TrunkState, turns: Turns, registers: int, latents: int = 0
     ) -> tuple[Float[Tensor, "F K O"], list[Float[Tensor, "F K D"]]]:
         """Of the patches: what the head reads, in float32, and the last so many blocks' outputs."""
         tokens = self.projects(torch.cat([state.within, state.over], dim=-1))
-        turns = Turns.of(positions, self.head_dim)
         kept = []
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, turns)
