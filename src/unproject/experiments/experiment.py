@@ -19,8 +19,8 @@ class Experiment:
     name: str
     """Of the files that tell what came of it."""
     title: str
-    rows: Mapping[str, Callable[[int], tuple[Recipe, ...]]]
-    """Of each row's seed, its stages in order: each begins from the weights of the one before."""
+    rows: Mapping[str, Callable[..., tuple[Recipe, ...]]]
+    """Called with ``seed=``, the stages of each row in order: each begins from the weights of the one before."""
     columns: Mapping[str, str]
     """Which of `Recipe.validation`'s measures are shown, and what their heads say."""
 
@@ -28,7 +28,7 @@ class Experiment:
         """The last stage of every seed of every row; those that rows share are equal. UsageError for no seed."""
         if seeds < 1:
             raise UsageError(f"seeds is {seeds}; give 1 or more")
-        return {row: [_chained(made(seed)) for seed in range(seeds)] for row, made in self.rows.items()}
+        return {row: [_chained(made(seed=seed)) for seed in range(seeds)] for row, made in self.rows.items()}
 
     def distinct(self, seeds: int) -> list["Stage"]:
         """Every stage once, each after the one that it begins from."""

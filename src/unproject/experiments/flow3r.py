@@ -1,13 +1,11 @@
 """Flow3r (arXiv 2602.20157), tables 1 and 4: what flow teaches of geometry without labels, by design and amount."""
 
-from collections.abc import Callable
 from functools import partial
 
 from unproject.experiments.experiment import Experiment
 from unproject.recipes import flow_designs
 from unproject.recipes.flow_designs import DESIGNS
 from unproject.teachers.flow import DisTeacher
-from unproject.training.recipe import Recipe
 
 LABELLED, UNLABELLED = 512, 1024
 """Clips of each domain where the row does not say."""
@@ -29,7 +27,7 @@ def designs(*, steps: int = 600) -> Experiment:
     return Experiment(
         name="flow3r-designs",
         title="Flow3r, table 1: how flow is told",
-        rows=_seeded({"beginning": partial(row, None), "none": partial(row, "none"), **told, **exact}),
+        rows={"beginning": partial(row, None), "none": partial(row, "none"), **told, **exact},
         columns=COLUMNS,
     )
 
@@ -43,23 +41,12 @@ def scaling(*, steps: int = 600) -> Experiment:
     return Experiment(
         name="flow3r-scaling",
         title="Flow3r, table 4: how much unlabelled footage",
-        rows=_seeded(
-            {
-                "no flow": partial(row, "none"),
-                f"no flow, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
-                "0 unlabelled": partial(row, "factored", unlabelled=0),
-                **told,
-                **taught,
-            }
-        ),
+        rows={
+            "no flow": partial(row, "none"),
+            f"no flow, {4 * LABELLED} labelled": partial(row, "none", labelled=4 * LABELLED),
+            "0 unlabelled": partial(row, "factored", unlabelled=0),
+            **told,
+            **taught,
+        },
         columns=COLUMNS,
     )
-
-
-def _seeded(rows: dict[str, Callable[..., tuple[Recipe, ...]]]) -> dict[str, Callable[[int], tuple[Recipe, ...]]]:
-    """Rows as an experiment asks for them: by seed alone."""
-    return {name: partial(_of_seed, stages) for name, stages in rows.items()}
-
-
-def _of_seed(stages: Callable[..., tuple[Recipe, ...]], seed: int) -> tuple[Recipe, ...]:
-    return stages(seed=seed)

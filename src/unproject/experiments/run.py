@@ -89,22 +89,22 @@ def run(
     place, _ = device_of(device), precision_of(dtype, device)
     lasts, every = experiment.stages(seeds), experiment.distinct(seeds)
     folder = disk.claimed(folder, overwrite=overwrite, resume=resume)
+    stages = folder / "stages"
     told = {kind: folder / f"{experiment.name}.{kind}" for kind in ("json", "md", "png")}
     if overwrite:  # all of it at once: a run that is stopped must not leave old numbers beside new ones
         for stage in every:
-            remove_run(folder / "stages" / stage.place)
+            remove_run(stages / stage.place)
         for path in told.values():
             path.unlink(missing_ok=True)
-    work = _Work(
-        folder / "stages", jobs or (torch.get_num_threads() if place.type == "cpu" else 1), (str(place), dtype)
-    )
+    jobs = jobs or (torch.get_num_threads() if place.type == "cpu" else 1)
+    work = _Work(stages, jobs, (str(place), dtype))
     with Stop(None, time_limit_s) as stop:
         for _ in progress(work.through(every, stop), "train", len(every)):
             pass
     results = {
-        row: [_measured(last, folder / "stages") for last in of_seeds]
+        row: [_measured(last, stages) for last in of_seeds]
         for row, of_seeds in lasts.items()
-        if all(finished(folder / "stages" / last.place) for last in of_seeds)
+        if all(finished(stages / last.place) for last in of_seeds)
     }
     outcome = Outcome(
         title=experiment.title,
@@ -112,7 +112,7 @@ def run(
         reason=work.why or "",
         seeds=seeds,
         results=results,
-        seconds=sum(seconds_spent(folder / "stages" / stage.place) for stage in every),
+        seconds=sum(seconds_spent(stages / stage.place) for stage in every),
         table=report.table(results, experiment.columns),
     )
     about = {"version": version("unproject"), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -7,6 +7,7 @@ textures, colours, lenses, and more motion; what is measured is clips of the sec
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from unproject.data.base import Chosen, Dataset, FlowOnly, Remembered
@@ -65,31 +66,23 @@ def designs(
         teacher: of the unlabelled clips' flow; None for the exact flow of the world.
         steps: of the last stage; the beginning has five thirds of it, the head a quarter.
     """
-    begun, losses = _config("tracking", backbone), (GEOMETRY, FlowLoss())
-    measured = Validation(dataset=HELD_OUT, numbers=tuple(range(TRIED)), measure=view_metrics, every=5 * steps // 3)
-    first = Recipe(
-        name=f"flow designs: beginning, {backbone}",
-        model=begun,
-        sources=(Source(name="others", dataset=_some(BEGINNING, BEGUN), losses=losses),),
-        clip=Clip(sizes=(SIZE,), views=VIEWS, pairs=ring(VIEWS), intrinsics=False),
-        schedule=_schedule(5 * steps // 3, passes=1, rate=3e-3),
-        validation=measured,
-        seed=seed,
-    )
+    stage = partial(_stage, seed)
+    others = Source(name="others", dataset=_some(BEGINNING, BEGUN), losses=(GEOMETRY, FlowLoss()))
+    schedule = _schedule(5 * steps // 3, passes=1, rate=3e-3)
+    stages = [stage("beginning", _config("tracking", backbone), (others,), schedule)]
     if design is None:
-        return (first,)
-    known = _some(LABELLED, labelled)
+        return tuple(stages)
+    known, model = _some(LABELLED, labelled), _config(design, backbone)
     flow: tuple[Loss, ...] = () if design == "none" else (_flow_loss(design),)
-    stages, model = [first], _config(design, backbone)
     if model.flow:
         source = Source(name="labelled", dataset=known, losses=flow)
-        alone = _schedule(max(1, steps // 4), passes=1, rate=3e-3)
-        stages.append(_next(first, f"head, {design}", model, (source,), alone, trained=("flow_head",)))
+        schedule = _schedule(max(1, steps // 4), passes=1, rate=3e-3)
+        stages.append(stage(f"head, {design}", model, (source,), schedule, trained=("flow_head",)))
     sources = [Source(name="labelled", dataset=known, losses=(GEOMETRY, *flow))]
     if flow and unlabelled:
         sources.append(Source(name="unlabelled", dataset=_some(UNLABELLED, unlabelled, teacher), losses=flow))
     schedule = _schedule(steps, passes=len(sources), rate=1.5e-3)
-    return (*stages, _next(first, f"all, {design}", model, tuple(sources), schedule))
+    return (*stages, stage(f"all, {design}", model, tuple(sources), schedule))
 
 
 def _config(design: Design, backbone: Literal["pi3", "vggt"]) -> network.Flow3rConfig:
@@ -98,23 +91,24 @@ def _config(design: Design, backbone: Literal["pi3", "vggt"]) -> network.Flow3rC
     return replace(network.config("tiny", flow=told, flow_head=head, backbone=backbone), shape=SHAPE)
 
 
-def _next(
-    first: Recipe,
+def _stage(
+    seed: int,
     name: str,
     model: network.Flow3rConfig,
     sources: tuple[Source, ...],
     schedule: Schedule,
     trained: tuple[str, ...] | None = None,
 ) -> Recipe:
-    """A later stage, measured at its end as the first is."""
-    assert first.validation is not None
-    return replace(
-        first,
+    """What all stages have in common: clips, and what is measured at their end."""
+    tried = tuple(range(TRIED))
+    return Recipe(
         name=f"flow designs: {name}, {model.backbone}",
         model=model,
         sources=sources,
+        clip=Clip(sizes=(SIZE,), views=VIEWS, pairs=ring(VIEWS), intrinsics=False),
         schedule=schedule,
-        validation=replace(first.validation, every=schedule.steps),
+        validation=Validation(dataset=HELD_OUT, numbers=tried, measure=view_metrics, every=schedule.steps),
+        seed=seed,
         trained=trained,
     )
 
