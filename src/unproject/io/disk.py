@@ -51,13 +51,18 @@ def claimed(folder: str | Path, *, overwrite: bool, resume: bool) -> Path:
         UsageError: it is a file, or it is not empty and neither was asked for; or both were.
     """
     path = Path(folder).expanduser().absolute()
-    if overwrite and resume:
-        raise UsageError("overwrite and resume exclude each other; give one of them")
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file; choose another output folder")
+    check_wishes(path, overwrite=overwrite, resume=resume)
     if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
         raise UsageError(f"{path} is not empty; choose another output folder, --resume what is in it or --overwrite it")
     return path
+
+
+def check_wishes(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """UsageError where this is no place for a folder, or both were asked for."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; choose another output folder")
+    if overwrite and resume:
+        raise UsageError("overwrite and resume exclude each other; give one of them")
 
 
 @contextmanager

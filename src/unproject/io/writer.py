@@ -185,10 +185,7 @@ def _worth_keeping(partial: Path) -> bool:
 
 def _admit(target: Path, partial: Path, waiting: bool, *, overwrite: bool, resume: bool) -> None:
     """Refuse what would be lost or overwritten without having been asked to."""
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is a file; choose another output folder")
-    if overwrite and resume:
-        raise UsageError("overwrite and resume exclude each other; give one of them")
+    disk.check_wishes(target, overwrite=overwrite, resume=resume)
     if resume and not waiting and is_result(target):
         raise UsageError(f"{target} is already complete, there is nothing to resume; overwrite makes it again")
     if waiting and not (overwrite or resume):
