@@ -6,6 +6,7 @@ What the model card says: 64 pairs of worlds of another seed, at the sizes of th
 import argparse
 from pathlib import Path
 
+from benchmarks.table import head, line
 from unproject.models import checkpoints
 from unproject.models.loading import shipped
 from unproject.recipes import compact
@@ -31,9 +32,9 @@ def main() -> None:
         for name, model in models.items()
         for size, sizes in SIZES.items()
     }
-    print(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    print(head("", *columns))
     for metric in next(iter(columns.values())):
-        print(f"| {metric} | " + " | ".join(f"{column[metric]:.3f}" for column in columns.values()) + " |")
+        print(line(metric, *(f"{column[metric]:.3f}" for column in columns.values())))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from benchmarks.clips import Clip
 from benchmarks.run import NAMES, load, machine
 from benchmarks.score import DepthRow, rate_depth
 from benchmarks.solvers import Solved, ours
+from benchmarks.table import head, line
 from unproject.inference.held_out import Trial
 
 COLUMNS = (
@@ -63,12 +64,12 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     arguments = parser.parse_args()
     print(machine())
-    print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+    print(head(*COLUMNS))
     for name in arguments.clips:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
             clip = load(name, Path(scratch))
             if clip is not None:
-                print(f"| {' | '.join(cells(clip))} |", flush=True)
+                print(line(*cells(clip)), flush=True)
 
 
 if __name__ == "__main__":

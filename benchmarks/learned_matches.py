@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.clips import READERS, Clip, MissingClip
 from benchmarks.guided import GuidedMatches, guided_matches
 from benchmarks.run import machine
+from benchmarks.table import head, line
 from unproject.evaluation import metrics
 from unproject.geometry.camera import rays
 from unproject.geometry.rays import sampson_distance
@@ -118,7 +119,7 @@ def compare(clip: Clip, weights: str) -> None:
 
 def print_row(cells: Sequence[str]) -> None:
     """At once: a table takes long."""
-    print(f"| {' | '.join(cells)} |", flush=True)
+    print(line(*cells), flush=True)
 
 
 def subset(name: str) -> Clip:
@@ -138,8 +139,7 @@ def main() -> None:
     parser.add_argument("--weights", default="compact", help="a name or a file")
     arguments = parser.parse_args()
     print(machine())
-    print_row(COLUMNS)
-    print_row(["---"] * len(COLUMNS))
+    print(head(*COLUMNS))
     for name in arguments.clips:
         try:
             clip = subset(name)

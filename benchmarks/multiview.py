@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import measured
 from benchmarks.networks import DTYPES, matmul_rate, size_of
 from benchmarks.run import machine
+from benchmarks.table import head, line
 from unproject.data.base import Framing
 from unproject.data.clips import SyntheticClips
 from unproject.geometry.rigid import inverse, rotation_angle
@@ -42,17 +43,8 @@ from unproject.recipes.flow3r import ring
 from unproject.tensors import map_tensors
 from unproject.types import Prediction, Views, require
 
-COLUMNS = (
-    "network",
-    "image",
-    "type",
-    "views",
-    "ours [s]",
-    "plain [s]",
-    "ours [MiB]",
-    "plain [MiB]",
-    "share in the trunk",
-)
+CASE = "network", "image", "type", "views"
+"""Columns that name a `Case`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Case:
 
     def row(self, *figures: str) -> str:
         """A line of a table."""
-        return "| " + " | ".join((self.size, self.image, self.dtype, str(self.views), *figures)) + " |"
+        return line(self.size, self.image, self.dtype, str(self.views), *figures)
 
     @property
     def scores_gib(self) -> float:
@@ -149,7 +141,7 @@ def outcome(case: Case) -> dict[str, float]:
 
 def rounding(options: argparse.Namespace) -> Iterator[str]:
     """How far each output in bfloat16 is from that in float32: median and 99 % over pixels, or views."""
-    yield "| network | image | views | output | median | 99 % |\n|" + " --- |" * 6
+    yield head("network", "image", "views", "output", "median", "99 %")
     model = load(options.weights) if options.weights else Flow3r(config(options.sizes[0]))
     name = options.weights.parent.name if options.weights else options.sizes[0]
     for image, views in product(options.images, options.views):
@@ -159,7 +151,7 @@ def rounding(options: argparse.Namespace) -> Iterator[str]:
         exact, rounded = (_said(model.to(options.device).eval(), given, dtype) for dtype in DTYPES.values())
         for output, difference in _differences(exact, rounded).items():
             middle, most = difference.flatten().float().quantile(torch.tensor([0.5, 0.99])).tolist()
-            yield f"| {name} | {image} | {views} | {output} | {middle:.2g} | {most:.2g} |"
+            yield line(name, image, str(views), output, f"{middle:.2g}", f"{most:.2g}")
 
 
 def _said(model: Reconstructor, views: Views, dtype: torch.dtype) -> Prediction:
@@ -188,10 +180,7 @@ def _differences(exact: Prediction, rounded: Prediction) -> dict[str, Tensor]:
 
 def compiled(options: argparse.Namespace) -> Iterator[str]:
     """`torch.compile` of the trunk, its first call by itself: after how many calls what it saves has paid for that."""
-    yield (
-        "| network | image | type | views | as it is [s] | compiled [s] | first call [s] | pays after |\n|"
-        + " --- |" * 8
-    )
+    yield head(*CASE, "as it is [s]", "compiled [s]", "first call [s]", "pays after")
     for case in cases(options):
         model, images = made(case)
         with torch.no_grad(), trunk_in(DTYPES[case.dtype], images.device):
@@ -217,7 +206,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 def rows(options: argparse.Namespace) -> Iterator[str]:
     """The table."""
-    yield "| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS)
+    yield head(*CASE, "ours [s]", "plain [s]", "ours [MiB]", "plain [MiB]", "share in the trunk")
     for case in cases(options):
         ours = outcome(case)
         plain = "-", f"scores alone {case.scores_gib * 1024:.0f}"
@@ -249,8 +238,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device == "cuda" else machine()
     print(f"{where}; {torch.get_num_threads()} threads, torch {torch.__version__}")
     table = rounding if options.rounding else compiled if options.compile else rows
-    for line in table(options):
-        print(line, flush=True)
+    for printed in table(options):
+        print(printed, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from benchmarks.measure import measured
+from benchmarks.table import head, line
 from unproject.inference.reconstruct import plan, reconstruct
 from unproject.models import build
 
@@ -57,10 +58,10 @@ def main() -> None:
                 device="cpu",
             )
         return
-    print("| views x width x height | predicted [GiB] | measured [GiB] | ratio |\n|---|---|---|---|")
+    print(head("views x width x height", "predicted [GiB]", "measured [GiB]", "ratio"))
     for case in options.cases:
         said, found = predicted_and_measured(options.network, options.size, case)
-        print(f"| {case} | {said:.2f} | {found:.2f} | {said / found:.2f} |", flush=True)
+        print(line(case, *(f"{each:.2f}" for each in (said, found, said / found))), flush=True)
 
 
 if __name__ == "__main__":

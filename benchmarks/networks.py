@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import measured
 from benchmarks.run import machine
+from benchmarks.table import head, line
 from unproject.data.pairs import SyntheticPairs
 from unproject.inference.anchored import Sequencing, anchored
 from unproject.inference.reconstruct import reconstruct
@@ -47,6 +48,8 @@ from unproject.types import Views
 
 SMALL = ("tiny", "base", "large")
 NAMES = (*SMALL, "compact")
+CASE = "network", "image", "type"
+"""Columns that name a `Case`."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATRIX = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices by whose product a machine is judged."""
@@ -150,7 +153,7 @@ class Case:
 
     def row(self, *cells: str) -> str:
         """One line of a table."""
-        return "| " + " | ".join([self.name, self.image, self.dtype, *cells]) + " |"
+        return line(self.name, self.image, self.dtype, *cells)
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -159,15 +162,9 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield Case(name, image, dtype, options.batch, options.device, options.seconds)
 
 
-def head(*columns: str) -> str:
-    """The first two lines of a table."""
-    names = ["network", "image", "type", *columns]
-    return "| " + " | ".join(names) + " |\n|" + " --- |" * len(names)
-
-
 def rates(options: argparse.Namespace) -> Iterator[str]:
     """One row per case."""
-    yield head("TFLOP/pair", "pairs/s", "frames/s", "TFLOP/s", "matmul TFLOP/s", "share")
+    yield head(*CASE, "TFLOP/pair", "pairs/s", "frames/s", "TFLOP/s", "matmul TFLOP/s", "share")
     for case in cases(options):
         model, images = made(case.name, case.device), case.images(options.frames)
         flops = arithmetic(model, images, case.kind)
@@ -187,15 +184,17 @@ def rates(options: argparse.Namespace) -> Iterator[str]:
 
 def peaks(options: argparse.Namespace) -> Iterator[str]:
     """What the machine itself reaches, in two ways."""
-    yield "| type | linear TFLOP/s | convolution TFLOP/s |\n| --- | --- | --- |"
+    yield head("type", "linear TFLOP/s", "convolution TFLOP/s")
     for name in options.dtypes:
         found = [rate(options.device, DTYPES[name], options.seconds) for rate in (matmul_rate, convolution_rate)]
-        yield f"| {name} | {found[0] / 1e12:.3g} | {found[1] / 1e12:.3g} |"
+        yield line(name, *(f"{each / 1e12:.3g}" for each in found))
 
 
 def sequences(options: argparse.Namespace) -> Iterator[str]:
     """One row per case."""
-    yield head("frames", "pair by pair [s]", "anchored [s]", "times less", "anchor's head only [s]", "times less")
+    yield head(
+        *CASE, "frames", "pair by pair [s]", "anchored [s]", "times less", "anchor's head only [s]", "times less"
+    )
     for case in cases(options):
         model, images = made(case.name, case.device), case.images(options.frames)
         case.pairs_s(model, images[: case.batch + 1], 0)
@@ -213,7 +212,7 @@ def sequences(options: argparse.Namespace) -> Iterator[str]:
 
 def memory(options: argparse.Namespace) -> Iterator[str]:
     """One row per case: the peak of a process of its own (of the device's memory on CUDA) for each length."""
-    yield head(*(f"{length} frames [MiB]" for length in options.lengths))
+    yield head(*CASE, *(f"{length} frames [MiB]" for length in options.lengths))
     for case in cases(options):
         yield case.row(*(f"{_peak_mib(case, length):.0f}" for length in options.lengths))
 
@@ -243,7 +242,7 @@ def stream(case: Case, length: int) -> None:
 
 def training(options: argparse.Namespace) -> Iterator[str]:
     """One row per case: steps of this batch through the loop; the first fills the loader and does not count."""
-    yield head("pairs/s", "waiting for data")
+    yield head(*CASE, "pairs/s", "waiting for data")
     for case in cases(options):
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             train(learning(case), folder, device=case.device, dtype=case.dtype, steps=STEPS, log_every=1)
@@ -306,8 +305,8 @@ def main() -> None:
     if options.table != "stream":
         where = torch.cuda.get_device_name() if options.device == "cuda" else machine()
         print(f"{where}; {torch.get_num_threads()} threads, {options.batch} pairs at a time, torch {torch.__version__}")
-    for line in TABLES[options.table](options):
-        print(line, flush=True)
+    for printed in TABLES[options.table](options):
+        print(printed, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 import torch
 
 from benchmarks.networks import DTYPES, size_of
+from benchmarks.table import head, line
 from unproject.models.base import trunk_in
 from unproject.models.flow3r import SIZES, Flow3r, config
 from unproject.recipes.flow3r import RECOMPUTED, ring
@@ -44,15 +45,15 @@ def main() -> None:
     options = parser.parse_args()
     model = Flow3r(config(options.size)).train()
     images = torch.rand(1, options.views, 3, *size_of(options.image))
-    print("| type | everything kept [MiB] | recomputed [MiB] | share | time |\n|---|---|---|---|---|")
+    print(head("type", "everything kept [MiB]", "recomputed [MiB]", "share", "time"))
     for name in options.dtypes:
         plain = [one_pass(model, images, DTYPES[name]) for _ in range(options.rounds)]
         recompute(model, RECOMPUTED)
         twice = [one_pass(model, images, DTYPES[name]) for _ in range(options.rounds)]
         recompute(model, None)
         (kept, seconds), (less, longer) = (min(runs, key=lambda run: run[1]) for runs in (plain, twice))
-        figures = f"{kept / 2**20:.0f} | {less / 2**20:.0f} | {less / kept:.0%} | {longer / seconds:.2f} x"
-        print(f"| {name} | {figures} |", flush=True)
+        sizes = f"{kept / 2**20:.0f}", f"{less / 2**20:.0f}", f"{less / kept:.0%}"
+        print(line(name, *sizes, f"{longer / seconds:.2f} x"), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,16 @@ from benchmarks.score import DepthRow, Row, TrackRow
 Part = TypeVar("Part")
 
 
+def line(*cells: str) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> str:
+    """The first two lines of a table."""
+    return f"{line(*names)}\n{line(*['---'] * len(names))}"
+
+
 def number(value: float | None, digits: int) -> str:
     """A figure, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
@@ -78,5 +88,4 @@ def _section(title: str, parts: dict[str, Part], columns: dict[str, Callable[[Pa
 
 
 def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head(*header), *(line(*cells) for cells in lines)])

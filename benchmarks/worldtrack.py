@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.run import machine
+from benchmarks.table import head, line
 from unproject.errors import UnprojectError
 from unproject.evaluation.protocols.worldtrack import (
     NEEDS,
@@ -72,7 +73,7 @@ def scores_of(one: SequenceScore) -> list[Score]:
 def row(name: str, scores: Sequence[Score]) -> str:
     """One line of the table; dashes where there is no score, as where nothing moves."""
     cells = ["- | -" if math.isnan(one.apd) else f"{100 * one.apd:.1f} | {one.epe:.3f}" for one in scores]
-    return f"| {' | '.join([name, *cells])} |"
+    return line(name, *cells)
 
 
 def mean_row(name: str, rows: Iterable[Sequence[Score]]) -> str:
@@ -84,7 +85,7 @@ def table(folder: Path, model: Reconstructor, tasks: Collection[Task]) -> Iterat
     """The table line by line: sequences as they come, their mean, and that of the wall."""
     columns = [name for task in COLUMNS if task in tasks for name in COLUMNS[task]]
     names = ["sequence", *(f"{name}: {what}" for name in columns for what in ("APD [%]", "EPE [m]"))]
-    yield f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+    yield head(*names)
     rows = []
     for one in score_folder(folder, partial(answer, model, tasks), tasks):
         rows.append(scores_of(one))
@@ -110,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if asked.synthetic is not None:
                 write_synthetic(Path(scratch), range(asked.synthetic))
             print(machine(), flush=True)
-            for line in table(asked.folder or Path(scratch), model, asked.tasks):
-                print(line, flush=True)
+            for printed in table(asked.folder or Path(scratch), model, asked.tasks):
+                print(printed, flush=True)
         except UnprojectError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
