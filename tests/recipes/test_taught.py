@@ -8,7 +8,7 @@ import torch
 from unproject.data.base import Chosen, Framing
 from unproject.data.clips import SyntheticClips
 from unproject.recipes.taught import TaughtFlow
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.teachers.flow import DisTeacher
 from unproject.types import Known, Labels
 
@@ -35,8 +35,8 @@ def test_dis_tells_the_flow_of_every_pair():
 class Brightness(Teacher):
     """Says how bright the first image is, and the second: which pair it was shown, and in which form."""
 
-    def label(self, images) -> Labels:
-        first, second = images
+    def label(self, shot: Shot) -> Labels:
+        first, second = shot.images
         assert first.dtype == np.uint8 and first.shape == (70, 98, 3)
         flow = torch.tensor([first.mean(), second.mean()], dtype=torch.float32).expand(1, 1, 70, 98, 2)
         return Labels(flow=Known(flow, torch.ones(1, 1, 70, 98)))
@@ -57,8 +57,8 @@ def test_any_teacher_is_shown_each_pair_of_images_in_order():
 class Columns(Teacher):
     """Says each pixel's column, and trusts all but the last one."""
 
-    def label(self, images) -> Labels:
-        height, width, _ = images[0].shape
+    def label(self, shot: Shot) -> Labels:
+        height, width, _ = shot.images[0].shape
         columns = torch.arange(width, dtype=torch.float32) + 0.5
         flow = torch.stack([columns.expand(height, width), torch.ones(height, width)], dim=-1)
         weight = (columns < width - 1).float().expand(height, width)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planar_world import about, clip
 
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.teachers.flow import DisTeacher
 from unproject.teachers.matches import SiftTeacher
 from unproject.teachers.tracks import KltTeacher
@@ -26,7 +26,7 @@ def test_a_teacher_must_say_how_it_labels():
 
 @pytest.mark.parametrize("teacher", TEACHERS, ids=lambda teacher: type(teacher).__name__)
 def test_every_teacher_labels_with_weights_twice_the_same_and_is_frozen(teacher, images):
-    one, two = teacher.label(images), teacher.label(images)
+    one, two = teacher.label(Shot.of(images)), teacher.label(Shot.of(images))
     given = [name for name in Labels.__dataclass_fields__ if getattr(one, name) is not None]
     assert len(given) == 1
     label, again = getattr(one, given[0]), getattr(two, given[0])

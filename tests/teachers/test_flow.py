@@ -7,6 +7,7 @@ import pytest
 from planar_world import about, clip, moved
 
 from unproject.data import synthetic
+from unproject.teachers.base import Shot
 from unproject.teachers.flow import DisTeacher, covisibility, flow_both_ways, round_trip_px
 
 
@@ -103,12 +104,15 @@ def test_the_hidden_is_not_claimed():
     assert (weight[20:-20, 135:145] > 0.5).mean() < 0.1
 
 
-def test_labels_are_the_flow_of_neighbours():
+def test_labels_are_the_flow_of_neighbours_unless_other_pairs_are_asked_for():
     frames = clip([about((130, 100), shift=(3.0 * n, 0)) for n in range(3)])
-    label = DisTeacher().label([np.repeat(frame[..., None], 3, axis=2) for frame in frames]).flow
+    images = [np.repeat(frame[..., None], 3, axis=2) for frame in frames]
+    label = DisTeacher().label(Shot.of(images)).flow
     assert label.value.shape == (1, 2, 200, 260, 2)
     assert label.weight.shape == (1, 2, 200, 260)
     np.testing.assert_allclose(label.value[0, :, 100, 100], [[3, 0], [3, 0]], atol=0.1)
+    asked = DisTeacher().label(Shot(images=images, views=(0, 2), pairs=((1, 0), (0, 1)))).flow
+    np.testing.assert_allclose(asked.value[0, :, 100, 100], [[-6, 0], [6, 0]], atol=0.1)
 
 
 def test_flow_is_the_same_from_several_threads():

@@ -7,7 +7,8 @@ from planar_world import about, clip, moved, texture
 from benchmarks import clips
 from unproject.data import synthetic
 from unproject.geometry.rays import sampson_distance
-from unproject.teachers.tracks import LEAST_TRUST, KltTracker, follow
+from unproject.teachers.base import Shot
+from unproject.teachers.tracks import LEAST_TRUST, KltTeacher, KltTracker, follow
 
 CENTRE = (130.0, 100.0)
 FRAMES = range(20)
@@ -221,3 +222,15 @@ def test_a_followed_point_that_leaves_the_picture_is_lost_and_stays_so():
     assert seen[0].all()
     assert not seen[3:, 0].any()
     assert seen[:, 1].all()
+
+
+def test_views_of_a_teacher_are_counted_by_their_place_and_frames_between_them_help():
+    frames = clip([about(CENTRE, shift=(6.0 * n, 0)) for n in range(9)])
+    images = [np.repeat(frame[..., None], 3, axis=2) for frame in frames]
+    teacher, views = KltTeacher(target=300), (0, 4, 8)
+    every = teacher.label(Shot.of(images)).tracks
+    some = teacher.label(Shot(images=images, views=views, pairs=())).tracks
+    places, kept = table(every, 9)[list(views)], table(some, 3)
+    known = np.isfinite(places[..., 0]).sum(0) >= 2
+    assert 50 < known.sum() == some.count < every.count
+    np.testing.assert_array_equal(kept, places[:, known])

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange, reduce
 
 from unproject.data.base import Dataset, Framing, Sample
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.types import Known, Labels, require
 
 
@@ -37,7 +37,7 @@ class TaughtFlow(Dataset):
         images = (seen.views.images * 255).round().clamp(0, 255).to(torch.uint8)
         pictures = rearrange(images, "b n c h w -> b n h w c").cpu().numpy()
         said: list[Known] = [
-            require(self.teacher.label([clip[source], clip[target]]), "flow")
+            require(self.teacher.label(Shot.of([clip[source], clip[target]])), "flow")
             for clip in pictures
             for source, target in framing.pairs
         ]

@@ -1,16 +1,14 @@
 """Dense flow without weights: DIS both ways, trusted where it comes back to where it started."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import final
 
 import cv2
 import numpy as np
 import torch
 
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.types import Known, Labels
 
 _LOCAL = threading.local()
@@ -19,14 +17,14 @@ _LOCAL = threading.local()
 @final
 @dataclass(frozen=True)
 class DisTeacher(Teacher):
-    """Flow from each image to the next; its weight is covisibility in [0, 1]."""
+    """Flow of each pair; its weight is covisibility in [0, 1]."""
 
-    def label(self, images: Sequence[np.ndarray]) -> Labels:
-        """`Labels.flow` with value [1, N-1, H, W, 2] and weight [1, N-1, H, W], for pairs (i, i+1)."""
-        greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
+    def label(self, shot: Shot) -> Labels:
+        """`Labels.flow` with value [1, P, H, W, 2] and weight [1, P, H, W]."""
+        greys = [cv2.cvtColor(shot.images[view], cv2.COLOR_RGB2GRAY) for view in shot.views]
         flows, weights = [], []
-        for one, two in pairwise(greys):
-            forward, backward = flow_both_ways(one, two)
+        for source, target in shot.pairs:
+            forward, backward = flow_both_ways(greys[source], greys[target])
             flows.append(torch.from_numpy(forward))
             weights.append(torch.from_numpy(covisibility(forward, backward)))
         return Labels(flow=Known(torch.stack(flows)[None], torch.stack(weights)[None]))

@@ -16,7 +16,7 @@ import scipy.sparse.csgraph
 import torch
 
 from unproject.progress import Progress, silent
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.types import Labels, Tracks
 
 FEW_VIEWS = 25
@@ -73,9 +73,10 @@ class SiftTeacher(Teacher):
 
     seed: int = 0
 
-    def label(self, images: Sequence[np.ndarray]) -> Labels:
+    def label(self, shot: Shot) -> Labels:
         """Multi-view tracks (`Labels.tracks`)."""
-        return Labels(tracks=match_all([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images], seed=self.seed))
+        greys = [cv2.cvtColor(shot.images[view], cv2.COLOR_RGB2GRAY) for view in shot.views]
+        return Labels(tracks=match_all(greys, seed=self.seed))
 
 
 def match_all(greys: Sequence[np.ndarray], *, seed: int = 0, progress: Progress = silent) -> Tracks:

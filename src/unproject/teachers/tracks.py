@@ -1,14 +1,14 @@
 """Points followed through every frame of a video: pyramidal KLT, chained, checked and re-seeded."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import cv2
 import numpy as np
 import torch
 
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Shot, Teacher
 from unproject.types import Labels, Tracks
 
 PATCH = 5
@@ -33,12 +33,20 @@ class KltTeacher(Teacher):
 
     target: int = 1200
 
-    def label(self, images: Sequence[np.ndarray]) -> Labels:
-        """Multi-view tracks (`Labels.tracks`)."""
+    def label(self, shot: Shot) -> Labels:
+        """Multi-view tracks (`Labels.tracks`), followed through all images and kept where a view has them."""
         tracker = KltTracker(target=self.target)
-        for image in images:
+        for image in shot.images:
             tracker.feed(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        return Labels(tracks=tracker.finish())
+        return Labels(tracks=of_views(tracker.finish(), shot.views))
+
+
+def of_views(tracks: Tracks, views: Sequence[int]) -> Tracks:
+    """What some of the views see, numbered by their place in ``views`` (ascending); tracks of a single view go."""
+    chosen = torch.as_tensor(views, dtype=tracks.view.dtype)
+    seen = tracks.select(torch.isin(tracks.view, chosen))
+    seen = seen.select(seen.lengths()[seen.track] >= 2)
+    return replace(seen, view=torch.searchsorted(chosen, seen.view))
 
 
 class KltTracker:
