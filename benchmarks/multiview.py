@@ -37,7 +37,8 @@ from unproject.data.clips import SyntheticClips
 from unproject.geometry.rigid import inverse, rotation_angle
 from unproject.models.base import Reconstructor, trunk_in
 from unproject.models.checkpoints import load
-from unproject.models.flow3r import SIZES, Flow3r, Grid, config
+from unproject.models.flow3r import Flow3r, config
+from unproject.models.multiview import SIZES
 from unproject.nn import attention
 from unproject.recipes.flow3r import ring
 from unproject.tensors import map_tensors
@@ -125,7 +126,7 @@ def arithmetic(case: Case) -> float:
         model, images = Flow3r(config(case.size, flow=False)).eval(), torch.rand(1, case.views, 3, *size_of(case.image))
         counter = FlopCounterMode(display=False)
         with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            model.trunk(images, Grid.of(images, model.config))
+            model.trunk(images, model.grid_of(images))
     return counter.get_total_flops()
 
 
@@ -194,7 +195,7 @@ def compiled(options: argparse.Namespace) -> Iterator[str]:
 
 def _trunk_s(model: Flow3r, images: Tensor, device: str) -> float:
     began = now(device)
-    model.trunk(images, Grid.of(images, model.config))
+    model.trunk(images, model.grid_of(images))
     return now(device) - began
 
 

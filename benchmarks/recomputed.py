@@ -14,7 +14,8 @@ import torch
 from benchmarks.networks import DTYPES, size_of
 from benchmarks.table import head, line
 from unproject.models.base import trunk_in
-from unproject.models.flow3r import SIZES, Flow3r, config
+from unproject.models.flow3r import Flow3r, config
+from unproject.models.multiview import SIZES
 from unproject.recipes.flow3r import RECOMPUTED, ring
 from unproject.training.parts import recompute
 from unproject.training.plan import kept_bytes

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from unproject.errors import InputError, UsageError
 from unproject.models import build, checkpoints, keys, released
 from unproject.models.build import from_config
-from unproject.models.flow3r import SIZES, config, pi3_config
+from unproject.models.flow3r import config, pi3_config
+from unproject.models.multiview import SIZES
 from unproject.nn.vit import VitShape
 
 # Every number another than the defaults', and than one another where the network allows it.

@@ -12,7 +12,8 @@ from unproject.data.base import Chosen, FlowOnly, Remembered
 from unproject.data.clips import SyntheticClips
 from unproject.losses.flow import FlowLoss, ProjectiveFlowLoss
 from unproject.losses.multiview import MultiViewLoss
-from unproject.models.flow3r import MultiViewShape, config
+from unproject.models.flow3r import config
+from unproject.models.multiview import MultiViewShape
 from unproject.nn.vit import VitShape
 from unproject.recipes.flow3r import SIZES, labelled, ring, stage_one, stage_two, unlabelled
 from unproject.recipes.flow_designs import BEGINNING, DESIGNS, HELD_OUT, LABELLED, UNLABELLED, designs

@@ -84,3 +84,8 @@ def mean_per_image(value: Float[Tensor, "B P H W"], weight: Float[Tensor, "B P H
     some = total > 0
     means = weighed / torch.where(some, total, 1)
     return means.sum() / some.sum().clamp(min=1)
+
+
+def mean_per_clip(value: Float[Tensor, "B *rest"], weight: Float[Tensor, "B *rest"]) -> Float[Tensor, ""]:
+    """Weighted mean over all that a clip has, then over the clips that have any weight; 0 without any."""
+    return mean_per_image(value.flatten(1)[:, None, None], weight.flatten(1)[:, None, None])

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 from unproject.geometry.align import mean_distance, weighted_median
 from unproject.geometry.motion import transform_map
 from unproject.geometry.rigid import inverse, rotation_angle
-from unproject.losses.base import Loss, Term, mean_per_image, read, weighed
+from unproject.losses.base import Loss, Term, mean_per_clip, read, weighed
 from unproject.losses.normals import normal_term
 from unproject.types import Known, Labels, Prediction, Views, require
 
@@ -165,11 +165,6 @@ def _scaled(motion: Float[Tensor, "B N N 4 4"], factor: Float[Tensor, " B"]) -> 
     """The same in another unit of length."""
     top = torch.cat([motion[..., :3], motion[..., 3:] * factor[:, None, None, None, None]], dim=-1)
     return torch.cat([top[..., :3, :], motion[..., 3:, :]], dim=-2)
-
-
-def mean_per_clip(value: Float[Tensor, "B *rest"], weight: Float[Tensor, "B *rest"]) -> Float[Tensor, ""]:
-    """Weighted mean over all that a clip has, then over the clips that have any weight; 0 without any."""
-    return mean_per_image(value.flatten(1)[:, None, None], weight.flatten(1)[:, None, None])
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Both are one network; Flow3r has a flow head beside π³'s. Views are a set: the
 own, and reordering the views reorders the answers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
@@ -14,26 +14,15 @@ from torch import Tensor, nn
 
 from unproject.errors import UsageError
 from unproject.geometry.camera import pixel_grid
-from unproject.geometry.rigid import from_rt, nearest_rotation
 from unproject.models.base import MultiViewNetwork, Reconstructor, require_views
-from unproject.nn.attention import Turns
-from unproject.nn.backbone import (
-    AlternatingBlocks,
-    CameraHead,
-    RopePrecision,
-    TaskDecoder,
-    TrunkState,
-    token_positions,
-    turns_of,
-)
+from unproject.models.multiview import IMAGENET_MEAN, IMAGENET_STD, SIZES, Grid, MultiViewShape, working_numbers
+from unproject.nn.backbone import AlternatingBlocks, CameraHead, RopePrecision, TaskDecoder, TrunkState, trunk_state
 from unproject.nn.flow_head import LEVELS, FlowHead
 from unproject.nn.heads import LinearHead
 from unproject.nn.tracking_head import TrackingHead
-from unproject.nn.vit import VisionTransformer, VitShape, whole_patches
+from unproject.nn.vit import VisionTransformer
 from unproject.tensors import map_tensors
 from unproject.types import Prediction, Views
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 FlowConvention = Literal["pytorch3d", "grid_sample", "pixels"]
 """What a flow head's two channels say of a pixel of the source.
@@ -43,40 +32,6 @@ x to the left and y up. ``grid_sample``: the same place with -1 at the first (to
 ``pixels``: its displacement.
 """
 _SIGN = {"pytorch3d": -1.0, "grid_sample": 1.0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiViewShape:
-    """Widths and depths. The defaults are those of the released networks."""
-
-    encoder: VitShape = field(default_factory=VitShape)
-    depth: int = 36
-    """Blocks of the trunk, within views and over all in turns; as wide as the encoder."""
-    layer_scale: float = 0.01
-    """What the trunk's blocks start to add. So little suits one that begins from weights (π³: those of VGGT)."""
-    registers: int = 5
-    task_depth: int = 5
-    """Blocks of each of the decoders for points, confidence and camera."""
-    flow_widths: tuple[int, int, int, int] = (256, 512, 1024, 1024)
-    flow_features: int = 256
-
-
-SIZES = {
-    "large": MultiViewShape(),
-    "base": MultiViewShape(
-        encoder=VitShape(dim=768, depth=12, heads=12), depth=24, flow_widths=(96, 192, 384, 768), flow_features=128
-    ),
-    "small": MultiViewShape(
-        encoder=VitShape(dim=384, depth=12, heads=6), depth=12, flow_widths=(48, 96, 192, 384), flow_features=64
-    ),
-    "tiny": MultiViewShape(
-        encoder=VitShape(dim=64, depth=2, heads=2),
-        depth=4,
-        layer_scale=1.0,
-        flow_widths=(16, 32, 48, 64),
-        flow_features=32,
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,27 +66,6 @@ class RawMaps:
     world_from_cam: Float[Tensor, "B N 4 4"]
     flow: Float[Tensor, "B P H W 2"] | None
     """As the network's convention has it; `pixel_flow` tells what that means."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How images fall into patches."""
-
-    size: tuple[int, int]
-    rows: int
-    positions: Int[Tensor, "L 2"]
-    turns: Turns
-    """Of the tokens of one view, as exact as the configuration says."""
-
-    @staticmethod
-    def of(images: Float[Tensor, "B N 3 H W"], config: Flow3rConfig) -> "Grid":
-        """UsageError for sizes of no whole patches."""
-        size = images.shape[-2:]
-        shape = config.shape.encoder
-        rows, columns = whole_patches(size, shape.patch)
-        positions = token_positions(rows, columns, config.special, images.device)
-        turns = turns_of(positions, shape.dim // shape.heads, config.rope_precision)
-        return Grid((size[0], size[1]), rows, positions, turns)
 
 
 @dataclass(frozen=True)
@@ -189,15 +123,12 @@ class Flow3r(Reconstructor, MultiViewNetwork):
     def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
         """Peak of a call in float32, by the widest layers; measured to be right within a tenth of a process's peak.
 
-        Each token of all views takes 14 vectors (states, queries, keys, values); each of those that task decoders work
-        on at a time 11, and their pixels 11 numbers; each pixel of as many pairs the maps of the flow head.
+        Each pixel of as many pairs as are worked on at a time also takes the maps of the flow head.
         """
         shape, at_once = self.config.shape, min(views, self.views_at_once)
-        rows, columns = whole_patches(torch.Size((height, width)), shape.encoder.patch)
-        tokens, pixels = self.config.special + rows * columns, height * width
-        numbers = shape.encoder.dim * tokens * (14 * views + 11 * at_once) + 11 * pixels * at_once
+        numbers = working_numbers(shape.encoder, self.config.special, views, at_once, (height, width))
         if self.tells_flow and pairs:
-            numbers += pixels * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
+            numbers += height * width * (2 * shape.flow_features * min(pairs, self.views_at_once) + 4 * pairs)
         return 4 * numbers
 
     def forward(self, views: Views) -> Prediction:
@@ -219,7 +150,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """What the heads say of RGB images in [0, 1] of whole patches; UsageError for others, or pairs of no views."""
         batch, views = images.shape[:2]
         require_views(pairs, views)
-        grid = Grid.of(images, self.config)
+        grid = self.grid_of(images)
         state = self.trunk(images, grid)
         chunks = self._chunks(batch * views, images.device)
         cameras = _joined([self._cameras(state[some], grid, keep=len(chunks) == 1) for some in chunks])
@@ -239,22 +170,27 @@ class Flow3r(Reconstructor, MultiViewNetwork):
             flow=flow,
         )
 
+    def grid_of(self, images: Float[Tensor, "B N 3 H W"]) -> Grid:
+        """How they fall into patches; UsageError for sizes of no whole ones."""
+        return Grid.of(images, self.config.shape.encoder, self.config.special, self.config.rope_precision)
+
     def trunk(self, images: Float[Tensor, "B N 3 H W"], grid: Grid) -> TrunkState:
         """What the decoders read of every view."""
         batch, views = images.shape[:2]
-        flat = images.flatten(0, 1)
-        patches = [
-            self.encoder((flat[some] - self.image_mean) / self.image_std)
-            for some in self._chunks(len(flat), images.device)
-        ]
-        tokens = torch.cat(patches).to(self.register_token.dtype).unflatten(0, (batch, views))
-        tokens = torch.cat([self.register_token.expand(batch, views, -1, -1), tokens], dim=2)
+        special = self.register_token.expand(batch, views, -1, -1)
         if self.config.backbone == "vggt":
             first, other = self.camera_token.split(1, dim=1)
             camera = torch.cat([first, other.expand(-1, views - 1, -1, -1)], dim=1)
-            tokens = torch.cat([camera.expand(batch, -1, -1, -1), tokens], dim=2)
-        within, over = self.decoder(tokens, grid.positions, self.config.rope_precision)
-        return TrunkState(within.flatten(0, 1), over.flatten(0, 1))
+            special = torch.cat([camera.expand(batch, -1, -1, -1), special], dim=2)
+        return trunk_state(
+            lambda some: self.encoder((some - self.image_mean) / self.image_std),
+            self.decoder,
+            images,
+            special,
+            grid.positions,
+            precision=self.config.rope_precision,
+            at_once=None if torch.is_grad_enabled() else self.views_at_once,
+        )
 
     def _maps(self, state: TrunkState, grid: Grid) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"]]:
         """Points in each view's own camera, and the logit of confidence."""
@@ -271,10 +207,9 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         """Poses and what flow needs of them; with ``keep`` also what it needs of sources, patch by patch."""
         features, latents, pooled = self._pose_features(state, grid)
         with torch.autocast(features.device.type, enabled=False):
-            rotation, translation = self.camera_head(features)
-            rotation = nearest_rotation(rotation / rotation.norm(dim=-1, keepdim=True))
+            world_from_cam, _ = self.camera_head(features)
         return _Poses(
-            world_from_cam=from_rt(rotation, translation),
+            world_from_cam=world_from_cam,
             pooled=tuple(pooled),
             latents=tuple(latents) if keep else None,
         )

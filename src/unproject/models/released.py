@@ -13,8 +13,9 @@ from torch import Tensor
 from unproject.errors import InputError
 from unproject.models import keys
 from unproject.models.dust3r import Dust3rConfig
-from unproject.models.flow3r import Flow3rConfig, MultiViewShape
+from unproject.models.flow3r import Flow3rConfig
 from unproject.models.flow4r import SIZES, Flow4rConfig
+from unproject.models.multiview import MultiViewShape
 from unproject.nn.croco import TwoViewShape
 from unproject.nn.flow_head import LEVELS
 from unproject.nn.vit import VitShape

@@ -3,6 +3,7 @@
 Views are a set: nothing tells the first from the others, so reordering them reorders what comes out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unproject.geometry.rigid import from_rt, nearest_rotation
 from unproject.nn.attention import Turns
 from unproject.nn.rope import grid_positions
 from unproject.nn.transformer import EncoderBlock
@@ -68,14 +70,48 @@ class TrunkState:
         return TrunkState(self.within[views], self.over[views])
 
 
+def trunk_state(
+    encoder: Callable[[Tensor], Tensor],
+    blocks: AlternatingBlocks,
+    images: Float[Tensor, "B N 3 H W"],
+    special: Float[Tensor, "B N S D"],
+    positions: Int[Tensor, "L 2"],
+    *,
+    precision: RopePrecision = "float32",
+    at_once: int | None = None,
+    hint: Float[Tensor, "B N K D"] | None = None,
+) -> TrunkState:
+    """What the trunk leaves of every view: encoded one by one, then seen together.
+
+    Args:
+        encoder: of images [F, 3, H, W] with pixels in [0, 1], to K tokens of width D.
+        blocks: what the tokens of all views go through.
+        images: RGB in [0, 1], of whole patches.
+        special: tokens of each view before those of its patches.
+        positions: of all tokens of a view, L = S + K.
+        precision: how exact positions are.
+        at_once: views that are encoded together; None for all.
+        hint: what else is known of each patch, added to its token.
+    """
+    flat = images.flatten(0, 1)
+    patches = torch.cat([encoder(some) for some in flat.split(max(1, at_once or len(flat)))])
+    tokens = patches.to(special.dtype).unflatten(0, images.shape[:2])
+    if hint is not None:
+        tokens = tokens + hint
+    within, over = blocks(torch.cat([special, tokens], dim=2), positions, precision)
+    return TrunkState(within.flatten(0, 1), over.flatten(0, 1))
+
+
 class TaskDecoder(nn.Module):
     """Blocks within views that turn the trunk's two states into what one head reads."""
 
-    def __init__(self, dim: int, heads: int, depth: int, out: int) -> None:
+    def __init__(self, dim: int, heads: int, depth: int, out: int, *, width: int | None = None) -> None:
+        """On a trunk of width ``dim`` and so many heads; heads of another ``width`` are as wide as the trunk's."""
         super().__init__()
-        self.projects = nn.Linear(2 * dim, dim)
-        self.blocks = nn.ModuleList(EncoderBlock(dim, heads) for _ in range(depth))
-        self.linear_out = nn.Linear(dim, out)
+        width = width or dim
+        self.projects = nn.Linear(2 * dim, width)
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads * width // dim) for _ in range(depth))
+        self.linear_out = nn.Linear(width, out)
 
     def forward(
         self, state: TrunkState, turns: Turns, registers: int, latents: int = 0
@@ -100,12 +136,14 @@ class CameraHead(nn.Module):
         self.fc_t = nn.Linear(dim, 3)
         self.fc_rot = nn.Linear(dim, 9)
 
-    def forward(self, features: Float[Tensor, "F K D"]) -> tuple[Float[Tensor, "F 3 3"], Float[Tensor, "F 3"]]:
-        """Nine numbers that are near a rotation, and a translation; both of world_from_cam."""
+    def forward(self, features: Float[Tensor, "F K D"]) -> tuple[Float[Tensor, "F 4 4"], Float[Tensor, "F D"]]:
+        """world_from_cam, and the features of a view that it is read from."""
         for unit in self.res_conv:
             features = unit(features)
         pooled = self.more_mlps(features.mean(1))
-        return self.fc_rot(pooled).unflatten(-1, (3, 3)), self.fc_t(pooled)
+        rotation = self.fc_rot(pooled).unflatten(-1, (3, 3))
+        rotation = nearest_rotation(rotation / rotation.norm(dim=-1, keepdim=True))
+        return from_rt(rotation, self.fc_t(pooled)), pooled
 
 
 class _ResidualMlp(nn.Module):

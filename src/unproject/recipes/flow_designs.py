@@ -17,6 +17,7 @@ from unproject.losses.base import Loss
 from unproject.losses.flow import FlowLoss, ProjectiveFlowLoss
 from unproject.losses.multiview import MultiViewLoss
 from unproject.models import flow3r as network
+from unproject.models.multiview import SIZES
 from unproject.nn.vit import VitShape
 from unproject.recipes.flow3r import ring
 from unproject.recipes.taught import TaughtFlow
@@ -33,7 +34,7 @@ UNLABELLED = SyntheticClips(
 HELD_OUT = replace(UNLABELLED, seed=22)
 BEGINNING = replace(LABELLED, seed=19)
 """What the weights that everything begins from have seen."""
-SHAPE = replace(network.SIZES["tiny"], encoder=VitShape(dim=64, depth=2, heads=2, patch=10, grid=5), task_depth=4)
+SHAPE = replace(SIZES["tiny"], encoder=VitShape(dim=64, depth=2, heads=2, patch=10, grid=5), task_depth=4)
 VIEWS, SIZE, BATCH, BEGUN, TRIED = 3, (40, 50), 12, 1024, 256
 """Views of a clip, their height and width, clips of a pass, clips to begin with, and clips that are measured."""
 GEOMETRY = MultiViewLoss(normals=0.0, rotation=1.0, translation=300.0, confidence=0.0)
