@@ -30,10 +30,23 @@ from unproject.models.dust3r import Dust3r, Dust3rConfig
 from unproject.models.flow3r import Flow3r, Flow3rConfig
 from unproject.models.flow4r import Flow4r, Flow4rConfig
 from unproject.models.released import LICENCES, ONLY_A_START, config_of, layout_of
+from unproject.models.reliev3r import Reliev3r, Reliev3rConfig
 
 METADATA = "unproject"
-CONFIGS = {"flow4r": Flow4rConfig, "flow3r": Flow3rConfig, "dust3r": Dust3rConfig, "compact": CompactConfig}
-NAME_OF: dict[type[Reconstructor], str] = {Flow4r: "flow4r", Flow3r: "flow3r", Dust3r: "dust3r", Compact: "compact"}
+CONFIGS = {
+    "flow4r": Flow4rConfig,
+    "flow3r": Flow3rConfig,
+    "reliev3r": Reliev3rConfig,
+    "dust3r": Dust3rConfig,
+    "compact": CompactConfig,
+}
+NAME_OF: dict[type[Reconstructor], str] = {
+    Flow4r: "flow4r",
+    Flow3r: "flow3r",
+    Reliev3r: "reliev3r",
+    Dust3r: "dust3r",
+    Compact: "compact",
+}
 SAME_NAMES = keys.Layout(keys.SAME_NAMES)
 PART_OF = keys.Layout(keys.SAME_NAMES, [keys.Drop("{rest}", "this network has no such part")], fresh="")
 

@@ -1,0 +1,131 @@
+"""Reliev3R: views are a set, depth lies on the rays that it is given, hinted at or finds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unproject.errors import UsageError
+from unproject.geometry.camera import project
+from unproject.models import build, checkpoints
+from unproject.models.build import from_config
+from unproject.models.reliev3r import FIRST_VIEW_RAD, Reliev3r, config, patch_slopes
+from unproject.tensors import map_tensors
+from unproject.types import Views
+
+HEIGHT, WIDTH = 42, 56
+INTRINSICS = torch.tensor([[60.0, 0, 27], [0, 58, 22], [0, 0, 1]])
+
+
+def made(rays="given") -> Reliev3r:
+    torch.manual_seed(0)
+    model = build("reliev3r", "tiny", rays=rays).eval()
+    assert isinstance(model, Reliev3r)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("register_token", "register_tokens", "cls_token", "ray_embed.weight")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def views(batch=1, count=3, known=True) -> Views:
+    return Views(
+        images=torch.rand(batch, count, 3, HEIGHT, WIDTH),
+        times=torch.zeros(batch, count),
+        pairs=torch.zeros(batch, 0, 2, dtype=torch.long),
+        intrinsics=INTRINSICS.expand(batch, count, 3, 3) if known else None,
+    )
+
+
+def test_the_papers_network_has_450_million_parameters():
+    with torch.device("meta"):
+        count = sum(p.numel() for p in from_config(config()).parameters())
+    assert count == pytest.approx(455.5e6, rel=1e-3)  # the specification's own count of π³'s base with ViT-B
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rays", ["given", "hinted", "found"])
+def test_reordering_views_reorders_the_answers(rays):
+    model, given, order = made(rays), views(known=rays != "found"), torch.tensor([2, 0, 1])
+    said, shuffled = model(given), model(replace(given, images=given.images[:, order]))
+    for name in ("points", "confidence", "world_from_cam", "intrinsics"):
+        torch.testing.assert_close(getattr(shuffled, name), getattr(said, name)[:, order], atol=1e-4, rtol=1e-4)
+    assert said.confidence.min() > 0 and said.confidence.max() < 1 and said.flow is None
+
+
+@torch.no_grad()
+def test_items_do_not_hear_of_each_other_and_few_views_at_a_time_change_nothing():
+    model, given = made(), views(batch=2)
+    both = model(given)
+    alone = model(map_tensors(lambda tensor: tensor[1:], given))
+    torch.testing.assert_close(both.points[1:], alone.points, atol=1e-4, rtol=1e-4)
+    model.views_at_once = 1
+    torch.testing.assert_close(model(given).points, both.points, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rays", ["given", "hinted", "found"])
+def test_points_lie_on_the_rays_that_are_known(rays):
+    said = made(rays)(views())
+    assert torch.equal(said.intrinsics, INTRINSICS.expand(1, 3, 3, 3))
+    pixels = project(said.points[0, 0].flatten(0, 1), INTRINSICS).view(HEIGHT, WIDTH, 2)
+    torch.testing.assert_close(pixels[3, 5], torch.tensor([5.5, 3.5]), atol=1e-3, rtol=0)
+    assert said.points[..., 2].min() > 0
+
+
+@torch.no_grad()
+def test_only_a_hinted_network_depends_on_the_rays_beyond_its_points():
+    wide = replace(views(), intrinsics=torch.tensor([[30.0, 0, 28], [0, 30, 21], [0, 0, 1]]).expand(1, 3, 3, 3))
+    for rays, depends in (("given", False), ("hinted", True)):
+        model = made(rays)
+        near, far = (
+            model(replace(wide, intrinsics=some)).points[..., 2] for some in (wide.intrinsics, views().intrinsics)
+        )
+        assert torch.equal(near, far) != depends
+
+
+@torch.no_grad()
+def test_a_fresh_network_finds_one_view_of_sixty_degrees_for_a_clip():
+    model = made("found")
+    found = model(views(batch=2, known=False)).intrinsics
+    assert torch.equal(found, found[:, :1].expand_as(found))
+    assert (found[..., 0, 2] == WIDTH / 2).all() and (found[..., 1, 2] == HEIGHT / 2).all()
+    angle = 2 * torch.atan(WIDTH / 2 / found[..., 0, 0])
+    assert (angle - FIRST_VIEW_RAD).abs().max() < 0.3
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("rays", ["given", "hinted"])
+def test_without_rays_it_says_what_it_needs(rays):
+    with pytest.raises(UsageError, match=r"give Views\.intrinsics"):
+        made(rays)(views(known=False))
+
+
+def test_slopes_are_those_of_the_patches_middles():
+    slopes = patch_slopes(INTRINSICS.expand(1, 1, 3, 3), (HEIGHT, WIDTH), 14)
+    assert slopes.shape == (1, 1, 12, 2)
+    torch.testing.assert_close(slopes[0, 0, 5], torch.tensor([(21.0 - 27) / 60, (21.0 - 22) / 58]))
+
+
+def test_gradients_are_finite_from_the_first_step_on_and_reach_everything():
+    model = made("found").train()
+    said = model(views(known=False))
+    (
+        said.points.mean() + said.world_from_cam.square().mean() + said.confidence.mean() + said.intrinsics.mean()
+    ).backward()
+    for name, parameter in model.named_parameters():
+        if not name.endswith("mask_token"):
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("rays", ["given", "hinted", "found"])
+def test_weights_on_disk_build_it_again(tmp_path, rays):
+    model = made(rays)
+    checkpoints.save(model, tmp_path / "weights.safetensors")
+    again = checkpoints.load(tmp_path / "weights.safetensors")
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_sizes_are_named():
+    with pytest.raises(UsageError, match="choose one of large, base, small, tiny"):
+        build("reliev3r", "huge")
