@@ -9,6 +9,7 @@ EXTRAS = {
     "cluster": "ray",
     "heic": "pillow_heif",
     "hub": "huggingface_hub",
+    "labels": "pyarrow",
     "plot": "matplotlib",
     "train": "tensorboard",
     "view": "viser",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from unproject.tensors import map_tensors
@@ -20,6 +21,11 @@ class Framing:
     pairs: tuple[tuple[int, int], ...]
     height: int
     width: int
+
+
+def pair_table(framing: Framing) -> Int[Tensor, "P 2"]:
+    """Its pairs, also where there are none."""
+    return torch.tensor(framing.pairs, dtype=torch.long).view(-1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +88,10 @@ class Remembered(Dataset):
         return self.dataset.count
 
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
-        """The same clips."""
+        """The same clips; ValueError where they have 2D tracks, whose rows belong to no one clip."""
         blocks = [_remembered(self.dataset, number // BLOCK, framing) for number in numbers]
+        if any(block.labels.tracks is not None for block in blocks):
+            raise ValueError("Remembered keeps no 2D tracks; wrap the dataset that makes them around it")
         places = [number % BLOCK for number in numbers]
         return Sample(
             views=map_tensors(lambda *tensors: _picked(tensors, places), *(block.views for block in blocks)),

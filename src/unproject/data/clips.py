@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unproject.data.augment import Augmentation, augment
-from unproject.data.base import Dataset, Framing, Sample
+from unproject.data.base import Dataset, Framing, Sample, pair_table
 from unproject.data.paths import handheld
 from unproject.data.rooms import sample_world
 from unproject.data.scene import World, map_batch
@@ -91,7 +91,7 @@ class SyntheticClips(Dataset):
             framing.height,
             framing.width,
         )
-        pairs = torch.tensor(framing.pairs)
+        pairs = pair_table(framing)
         views = rendering.views(pairs)
         if self.augmentation is not None:
             views = _augmented(views, self.augmentation, [mixed_seed(seed, row) for row in rows])

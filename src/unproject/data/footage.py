@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from unproject.data.base import Dataset, Framing, Sample
+from unproject.data.base import Dataset, Framing, Sample, pair_table
 from unproject.data.clips import mixed_seed, moments
 from unproject.errors import InputError
 from unproject.io.images import resize
@@ -40,7 +40,7 @@ class Footage(Dataset):
             raise InputError("Footage has no files; name at least one video")
         clips = [self._clip(number, framing) for number in numbers]
         images, times = (np.stack(part) for part in zip(*clips, strict=True))
-        pairs = torch.tensor(framing.pairs).expand(len(clips), -1, -1)
+        pairs = pair_table(framing).expand(len(clips), -1, -1)
         views = Views(
             images=rearrange(torch.from_numpy(images), "b n h w c -> b n c h w").float() / 255,
             times=torch.from_numpy(times).float(),

@@ -4,7 +4,7 @@ Flow and visibility are computed for the exact points, by carrying them with the
 nothing is looked up in another view's pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -74,18 +74,22 @@ class Rendering:
 
     def labels(self, pairs: Int[Tensor, "P 2"]) -> Labels:
         """The truth, for (source, target) pairs of views. Points weigh nothing on sky; flow weighs covisibility."""
-        valid = self.valid.to(self.depth)
+        valid, ones = self.valid.to(self.depth), torch.ones_like(self.times)
+        labels = Labels(
+            points=Known(self.points, valid),
+            world_from_cam=Known(self.world_from_cam, ones),
+            intrinsics=Known(self.intrinsics, ones),
+        )
+        if not len(pairs):
+            return labels
         target, flow, seen = [], [], []
         for source, other in pairs.tolist():
             points = target_points(self, source, other)
             target.append(points)
             flow.append(_landing(self, other, points) - _grid(self))
             seen.append(_seen(self, other, points, self.surface[:, source]))
-        ones = torch.ones_like(self.times)
-        return Labels(
-            points=Known(self.points, valid),
-            world_from_cam=Known(self.world_from_cam, ones),
-            intrinsics=Known(self.intrinsics, ones),
+        return replace(
+            labels,
             flow=Known(torch.stack(flow, dim=1), torch.stack(seen, dim=1).to(valid)),
             target_points=Known(torch.stack(target, dim=1), valid[:, pairs[:, 0].to(valid.device)]),
         )

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from unproject.errors import UsageError
-from unproject.experiments import flow3r, flow4r
+from unproject.experiments import flow3r, flow4r, reliev3r
 from unproject.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Callable[..., Experiment]] = {
     "flow3r-designs": flow3r.designs,
     "flow3r-scaling": flow3r.scaling,
     "flow4r-motion": flow4r.motion,
+    "reliev3r-losses": reliev3r.losses,
+    "reliev3r-rays": reliev3r.rays,
 }
 """As the command line calls them; each takes ``steps``, its default those of the published table."""
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +14,8 @@ from unproject.io.disk import written_whole
 
 Results = Mapping[str, Sequence[Mapping[str, float | None]]]
 """What each seed of each row measured; None where it had nothing to measure."""
-MORE_IS_BETTER = "rra", "rta", "auc", "pose_auc"
-"""How the names of measures begin that are no errors."""
+MORE_IS_BETTER = re.compile(r"(rra|rta|auc|pose_auc).*|.*_inliers")
+"""The names of measures that are no errors."""
 
 
 def table(results: Results, columns: Mapping[str, str]) -> str:
@@ -58,7 +59,7 @@ def plot(results: Results, columns: Mapping[str, str], title: str, path: Path) -
                 spread = stdev(values) if len(values) > 1 else 0.0
                 panel.plot(values, [height] * len(values), ".", color="0.65")
                 panel.errorbar(mean(values), height, xerr=spread, fmt="o", color="C0", capsize=3)
-        panel.set_xlabel(f"{head}, {'more' if name.startswith(MORE_IS_BETTER) else 'less'} is better", fontsize="small")
+        panel.set_xlabel(f"{head}, {'more' if MORE_IS_BETTER.fullmatch(name) else 'less'} is better", fontsize="small")
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(list(heights), list(results))
     panels[0].invert_yaxis()

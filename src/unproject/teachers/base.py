@@ -36,4 +36,4 @@ class Teacher(ABC):
 
     @abstractmethod
     def label(self, shot: Shot) -> Labels:
-        """Labels of one clip, N of ``shot.views`` and P of ``shot.pairs``; every field that is filled carries weights."""
+        """Labels of one clip, N of its views and P of its pairs; every field that is filled carries weights."""

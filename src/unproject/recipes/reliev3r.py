@@ -1,0 +1,109 @@
+"""Reliev3R (arXiv 2604.00548): weak training from nothing, its supervised sibling, and the supplement's two stages.
+
+    videos = LabelShards(folder="labels", needs=("mono_depth", "tracks"))  # unproject label ... --teacher depth,tracks
+    train(weak((weak_source("videos", videos),)), "runs/reliev3r")
+
+The paper states the losses' weights, 8 views, 60,000 steps, a rate of 1e-4 along a cosine, and no more of the schedule:
+optimiser, clip sizes and augmentation are π³'s (arXiv 2507.13347) or our choice. Its "total batch of 64" is read as 64
+clips.
+"""
+
+from dataclasses import replace
+
+from unproject.data.base import Dataset
+from unproject.losses.multiview import MultiViewLoss
+from unproject.losses.weak import WeakLoss
+from unproject.models import reliev3r as network
+from unproject.models.reliev3r import Rays
+from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
+
+VIEWS = 8
+SIZES = ((224, 224), (224, 392), (392, 224))
+"""(height, width); the paper does not say."""
+RECOMPUTED = ("encoder", "decoder")
+
+
+def weak_source(name: str, dataset: Dataset, loss: WeakLoss | None = None, *, share: float = 1.0) -> Source:
+    """Clips with relative depth and tracks (and, for a network that finds its rays, a rough field of view)."""
+    return Source(name=name, dataset=dataset, losses=(loss or WeakLoss(),), share=share)
+
+
+def labelled_source(name: str, dataset: Dataset, *, sharp: bool = True, share: float = 1.0) -> Source:
+    """Clips with points and poses. Not ``sharp``: depth came from a sensor, and its normals teach nothing."""
+    return Source(name=name, dataset=dataset, losses=(MultiViewLoss(normals=1.0 if sharp else 0.0),), share=share)
+
+
+def weak(
+    sources: tuple[Source, ...], *, rays: Rays = "given", passes: int = 1, validation: Validation | None = None
+) -> Recipe:
+    """The paper's own training: from random weights, no 3D label seen.
+
+    With ``rays="found"`` not even intrinsics are known: tracks alone hold them, which the paper does not try.
+    """
+    return Recipe(
+        name=f"reliev3r-weak-{rays}",
+        model=network.config("base", rays=rays),
+        sources=sources,
+        clip=_clip(rays),
+        schedule=_schedule(60_000, 64, passes),
+        validation=validation,
+    )
+
+
+def supervised(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+    """The same network on the same clips, with points and poses for half as many steps (the paper's π³†)."""
+    recipe = weak(sources, passes=passes, validation=validation)
+    schedule = replace(recipe.schedule, steps=30_000)
+    return replace(recipe, name="reliev3r-supervised", schedule=schedule)
+
+
+def warm_up(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+    """The supplement's first stage: a network that finds its rays, on synthetic clips of which all is known."""
+    taught = tuple(
+        replace(source, losses=(*source.losses, WeakLoss(depth=0, registration=0, gauge=0, view_angle=1.0)))
+        for source in sources
+    )
+    return Recipe(
+        name="reliev3r-warm-up",
+        model=network.config("base", rays="found"),
+        sources=taught,
+        clip=_clip("found"),
+        schedule=_schedule(20_000, 128, passes),
+        validation=validation,
+    )
+
+
+def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+    """The second: from those weights, on raw video with a rough field of view.
+
+    Wrap the dataset in `data.cropped.Cropped`, as the supplement does, so that the field of view is not learned by
+    heart. The paper does not say how its angle loss treats predicted rays; here it teaches them from the first step.
+    """
+    seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
+    recipe = weak(seen, rays="found", passes=passes, validation=validation)
+    return replace(recipe, name="reliev3r-finetuned", schedule=_schedule(20_000, 64, passes))
+
+
+def _with_angle(loss: object) -> WeakLoss:
+    if not isinstance(loss, WeakLoss):
+        raise TypeError(f"finetuned takes sources of weak_source, got a loss {type(loss).__name__}")
+    return replace(loss, view_angle=1.0)
+
+
+def _clip(rays: Rays) -> Clip:
+    return Clip(sizes=SIZES, views=VIEWS, pairs=(), intrinsics=rays != "found")
+
+
+def _schedule(steps: int, batch: int, passes: int) -> Schedule:
+    return Schedule(
+        steps=steps,
+        batch=batch,
+        passes=passes,
+        learning_rate=1e-4,
+        last_learning_rate=1e-7,
+        warmup_steps=1000,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        clip_norm=1.0,
+        recomputed=RECOMPUTED,
+    )

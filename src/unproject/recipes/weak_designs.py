@@ -1,0 +1,89 @@
+"""Reliev3R's comparisons in small: what a tiny network learns from relative depth and tracks, by loss and by rays.
+
+    for recipe in weak_designs("weak", seed=0): ...  # each begins from the weights of the one before
+
+Clips are of still synthetic worlds. Their labels are what teachers would say (`data.weak.Weakened`); what is measured
+is clips of the same kind that nothing was trained on.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from unproject.data.base import Chosen, Dataset, Remembered
+from unproject.data.clips import SyntheticClips
+from unproject.data.weak import Weakened
+from unproject.evaluation.scene import scene_metrics
+from unproject.losses.base import Loss
+from unproject.losses.multiview import MultiViewLoss
+from unproject.losses.weak import WeakLoss
+from unproject.models import reliev3r as network
+from unproject.models.multiview import SIZES
+from unproject.models.reliev3r import Rays
+from unproject.nn.vit import VitShape
+from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
+
+VIDEOS = SyntheticClips(
+    seed=30, span_s=(0.8, 2.6), field_of_view_deg=(42.0, 78.0), wander=4.0, moving=False, textures=1, augmentation=None
+)
+"""The footage that is learned from."""
+HELD_OUT = replace(VIDEOS, seed=31)
+SYNTHETIC = SyntheticClips(
+    seed=32, span_s=(0.6, 1.5), field_of_view_deg=(58.0, 66.0), wander=4.0, moving=False, augmentation=None
+)
+"""Of which all is known, for the supplement's first stage: other textures, one kind of lens, less motion."""
+SHAPE = replace(SIZES["tiny"], encoder=VitShape(dim=64, depth=2, heads=2, patch=10, grid=5), task_depth=4)
+VIEWS, SIZE, BATCH, CLIPS, TRIED = 4, (40, 50), 12, 2048, 256
+"""Views of a clip, their height and width, clips of a pass, clips of each kind, and clips that are measured."""
+WEAK = WeakLoss(least_shared=8)
+"""Small images share fewer tracks."""
+SUPERVISED = MultiViewLoss(normals=0.0, rotation=1.0, translation=300.0, confidence=0.0)
+"""As in `recipes.flow_designs`, and for its reason."""
+ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
+
+
+def weak_designs(
+    losses: tuple[Loss, ...] = (WEAK,), *, seed: int = 0, rays: Rays = "given", warm: bool = False, steps: int = 1500
+) -> tuple[Recipe, ...]:
+    """The stages of one run, in order.
+
+    Args:
+        losses: what is learned from footage; none for the first stage alone.
+        seed: of the weights and of the order of clips.
+        rays: where intrinsics come from. Those that are found are labelled only if a loss asks for it.
+        warm: begin with a supervised stage of as many steps on synthetic clips.
+        steps: of each stage.
+    """
+    stage = partial(_stage, seed=seed, rays=rays, steps=steps)
+    stages = []
+    if warm:
+        known = (SUPERVISED, ANGLE) if rays == "found" else (SUPERVISED,)
+        stages.append(stage("warm-up", _some(SYNTHETIC), known))
+    if losses:
+        footage = _some(VIDEOS)
+        seen = footage if SUPERVISED in losses else Weakened(dataset=footage)
+        stages.append(stage("footage", seen, losses))
+    return tuple(stages)
+
+
+def _some(domain: Dataset) -> Dataset:
+    return Remembered(dataset=Chosen(dataset=domain, numbers=tuple(range(CLIPS))))
+
+
+def _stage(name: str, dataset: Dataset, losses: tuple[Loss, ...], *, seed: int, rays: Rays, steps: int) -> Recipe:
+    return Recipe(
+        name=f"weak designs: {name}, {rays}",
+        model=replace(network.config("tiny", rays=rays), shape=SHAPE),
+        sources=(Source(name=name, dataset=dataset, losses=losses),),
+        clip=Clip(sizes=(SIZE,), views=VIEWS, pairs=(), intrinsics=rays != "found"),
+        schedule=Schedule(
+            steps=steps,
+            batch=BATCH,
+            learning_rate=3e-3,
+            last_learning_rate=3e-5,
+            warmup_steps=min(100, steps // 4),
+            weight_decay=0.02,
+            clip_norm=1.0,
+        ),
+        validation=Validation(dataset=HELD_OUT, numbers=tuple(range(TRIED)), measure=scene_metrics, every=steps),
+        seed=seed,
+    )
