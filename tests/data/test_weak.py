@@ -11,7 +11,6 @@ from unproject.data.cropped import Cropped
 from unproject.data.weak import Weakened
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import project
-from unproject.geometry.flow import sample
 from unproject.geometry.rigid import inverse, transform
 from unproject.losses.weak import WeakLoss
 from unproject.types import Prediction
@@ -70,16 +69,12 @@ def test_relative_depth_is_right_up_to_a_scale_of_each_view_and_a_smooth_error(e
 
 def test_tracks_are_where_the_world_has_them(exact, weak):
     """Any two views of a track see one point of the world."""
-    tracks, labels = weak.labels.tracks, exact.labels
+    tracks = weak.labels.tracks
     assert tracks.count > 150 and tracks.lengths().min() >= 2
     loss = WeakLoss(depth=0.0, gauge=0.0, least_shared=1)
     miss = loss(said(exact), weak.labels, weak.views).total
     wrong = Weakened(dataset=WORLD, outliers=0.2)([0, 5], FRAMING)
-    assert miss < 0.004 < 10 * miss < loss(said(exact), wrong.labels, wrong.views).total
-    first = torch.searchsorted(tracks.track, torch.arange(tracks.count))
-    clip, view = tracks.view[first] // 3, tracks.view[first] % 3
-    points, _ = sample(labels.points.value.flatten(0, 1), torch.zeros(6, 1, 2))
-    assert points.shape == (6, 1, 3) and clip.max() == 1 and view.max() == 1
+    assert miss < 2e-4 and loss(said(exact), wrong.labels, wrong.views).total > 0.01  # radians
 
 
 def test_what_the_truth_says_fulfils_the_weak_losses_better_than_what_it_does_not(exact, weak):

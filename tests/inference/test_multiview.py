@@ -10,10 +10,12 @@ from many_views import ManyViews
 from oracle import clip
 
 from unproject.data.synthetic import Rendering, scene_flow
+from unproject.errors import UsageError
 from unproject.geometry import rigid
 from unproject.inference import network_input
 from unproject.inference.reconstruct import reconstruct
 from unproject.io.validate import validate
+from unproject.models import build
 
 FRAMES = 26
 FPS = 30.0
@@ -147,3 +149,10 @@ def test_masked_pixels_do_not_speak(made, video, tmp_path):
     found = reconstruct(video, model=ManyViews(made, fps=FPS), long_side=64, masks=tmp_path)
     assert not found.valid[:, :24].any() and found.valid[:, 24:].any()
     assert torch.allclose(found.cameras.intrinsics[:, :2], 2 * made.intrinsics[0, :, :2], rtol=1e-4)
+
+
+def test_a_network_that_finds_its_rays_goes_through_and_one_that_must_be_told_is_refused(video, tmp_path):
+    result = reconstruct(video, model=build("reliev3r", "tiny", rays="found").eval(), long_side=56, max_frames=3)
+    assert len(result.frames) == 3 and result.depth.isfinite().all()
+    with pytest.raises(UsageError, match="must be told intrinsics"):
+        reconstruct(video, model=build("reliev3r", "tiny").eval(), long_side=56, max_frames=3)

@@ -43,6 +43,8 @@ def feed_forward(
     side = network.long_side if long_side is None else long_side
     if isinstance(network, MultiViewNetwork) and reference is not None:
         raise UsageError("--reference-mask needs a two-view network: this one says where cameras are by itself")
+    if network.needs_intrinsics:
+        raise UsageError('--model: this network must be told intrinsics, which is not possible yet; train rays="found"')
     if flow:
         check_flow(network)
     check_memory(network, opened, side, flow)

@@ -23,6 +23,8 @@ class Reconstructor(nn.Module, ABC):
     """Pixels of the images that it is at its best with."""
     patch: int = 16
     """Sides of its images are multiples of this."""
+    needs_intrinsics: bool = False
+    """Whether it says nothing without `Views.intrinsics`."""
     assumed_view_deg: float | None = None
     """Field of view along the longer side, assumed where `Views.intrinsics` are not given; None: it needs none."""
     origin: str | None = None

@@ -60,6 +60,7 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
     def __init__(self, config: Reliev3rConfig) -> None:
         super().__init__()
         self.config = config
+        self.needs_intrinsics = config.rays != "found"
         shape, dim, heads = config.shape, config.shape.encoder.dim, config.shape.encoder.heads
         self.patch = shape.encoder.patch
         self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
@@ -94,8 +95,8 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
         whole patches.
         """
         images, given = views.images, views.intrinsics
-        if given is None and self.config.rays != "found":
-            raise UsageError("this network tells depth along known rays: give Views.intrinsics (--cameras)")
+        if given is None and self.needs_intrinsics:
+            raise UsageError('this network must be told rays: give Views.intrinsics, or make it with rays="found"')
         grid = Grid.of(images, self.config.shape.encoder, self.config.shape.registers, "float32")
         state = self._trunk(images, given, grid)
         at_once = len(state.over) if torch.is_grad_enabled() else self.views_at_once
