@@ -123,6 +123,8 @@ def train(
     /,
     *,
     output: Output = None,
+    labels: Place = None,
+    size: Literal["tiny", "small", "base", "large"] | None = None,
     start: Place = None,
     steps: Count = None,
     time_limit: Number = None,
@@ -142,6 +144,8 @@ def train(
     Args:
         recipe: Name of a recipe; a wrong one lists them all.
         output: Folder of the run: log, state and weights; needed unless --dry-run or --replay.
+        labels: Folder of `unproject label`, for the recipe `videos`.
+        size: Of the network, for the recipe `videos`; small by default.
         start: Weights to begin from; what only one side has is named in run.json.
         steps: Stop when so many steps are done in all; the schedule stays that of the recipe.
         time_limit: Stop after the step in which so many seconds have passed.
@@ -161,6 +165,8 @@ def train(
     facts = run(
         recipe,
         output,
+        labels=labels,
+        size=size,
         seed=seed,
         dry_run=dry_run,
         bad_step=replay,

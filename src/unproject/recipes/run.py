@@ -15,6 +15,8 @@ def run(
     name: str,
     output: Path | None,
     *,
+    labels: Path | None = None,
+    size: str | None = None,
     seed: int | None = None,
     dry_run: bool = False,
     bad_step: Path | None = None,
@@ -28,7 +30,7 @@ def run(
     """
     if output is None and not (dry_run or bad_step):
         raise UsageError("give a folder for the run with -o, or --dry-run to see the plan only")
-    recipe = named(name)
+    recipe = named(name, labels, size)
     if seed is not None:
         recipe = replace(recipe, seed=seed)
     if bad_step is not None:
