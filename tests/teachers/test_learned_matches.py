@@ -136,7 +136,8 @@ def test_lightglue_joins_the_same_point_of_all_views_and_a_wrong_match_is_droppe
     network = teacher.network()
     assert network["extractor"].asked == 4 and network["matcher"].asked == 6
     assert network["matcher"].features == features and network["extractor"].most == 2048
-    assert (off_px(tracks) > 1.5).mean() < 0.01
+    off = off_px(tracks)
+    assert np.median(off) < 0.002 and (off > 1.5).mean() < 0.01  # half a pixel beside it would be 0.01 off and more
     lengths = tracks.lengths()
     assert (lengths == 4).sum() > 60
     assert tracks.count < 150

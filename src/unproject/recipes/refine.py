@@ -93,7 +93,7 @@ def _points_of(found: Reconstruction, view: int) -> tuple[Float[Tensor, "H W 3"]
     """Points in the camera of a view at its image's size, and how far to trust each."""
     info = found.frames[view]
     maps = at_size(found.maps[view], info.width, info.height)
-    distortion = found.cameras.distortion[view].double()
+    distortion = found.distortion[view]
     lens = distortion if bool(distortion.any()) else None
-    points = camera.unproject(maps.depth.double(), found.cameras.intrinsics[view].double(), lens)
-    return points.float(), maps.confidence * (maps.valid & (maps.motion <= MOVES))
+    points = camera.unproject(maps.depth, found.cameras.intrinsics[view].float(), lens)
+    return points, maps.confidence * (maps.valid & (maps.motion <= MOVES))

@@ -56,8 +56,8 @@ class CoTrackerTeacher(LearnedTeacher):
                 queries=queries[None].to(self.place),
                 backward_tracking=True,
             )
-        # The network has pixel centres at integers.
-        tracks = tracks_of(plain(uv)[0] + 0.5, plain(visible)[0], shot.images)
+        # The network has pixel centres at integers; its card says that what is visible has an axis more.
+        tracks = tracks_of(plain(uv)[0] + 0.5, plain(visible)[0].view(uv.shape[1:3]), shot.images)
         return Labels(tracks=of_views(tracks, shot.views))
 
 
