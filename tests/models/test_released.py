@@ -169,6 +169,24 @@ def test_one_is_not_the_other(tiny):
         released.layout_of({"encoder.cls_token": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("key", "tensor"),
+    [
+        ("decoder.0.attn.q_norm.weight", torch.zeros(0)),
+        ("decoder.0.attn.q_norm.weight", torch.tensor(1.0)),
+        ("flow_head.projects.1.weight", torch.tensor(1.0)),
+        ("flow_head.scratch.layer1_rn.weight", torch.tensor(1.0)),
+        ("encoder.patch_embed.proj.weight", torch.zeros(0, 3, 14, 14)),
+        ("decoder.99999999.ls1.gamma", torch.zeros(1)),
+        ("encoder.pos_embed", torch.zeros(1, 0, 64)),
+    ],
+)
+def test_odd_shapes_are_named_with_their_file(tiny, tmp_path, key, tensor):
+    torch.save(tiny["flow3r"].state_dict() | {key: tensor}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth: .*; give another file$"):
+        checkpoints.load(tmp_path / "odd.pth")
+
+
 # --- As starts.
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from unproject.errors import InputError
 
-State = Literal["loaded", "renamed", "dropped", "fresh", "missing", "wrong shape", "contradicts", "unknown"]
-WRONG = ("missing", "wrong shape", "contradicts", "unknown")
+State = Literal[
+    "loaded", "renamed", "dropped", "fresh", "missing", "wrong shape", "wrong type", "contradicts", "unknown"
+]
+WRONG = ("missing", "wrong shape", "wrong type", "contradicts", "unknown")
 _PLACEHOLDERS = {"n": r"\d+", "leaf": r"weight|bias", "rest": r".+"}
 
 
@@ -98,6 +100,8 @@ def _place(layout: Layout, key: str, tensor: Tensor, ours: Mapping[str, torch.Si
         return Line(key, None, "unknown" if why is None else "dropped", why or "")
     if tensor.shape != ours[name]:
         return Line(key, name, "wrong shape", f"{list(tensor.shape)} where {list(ours[name])} is needed")
+    if not tensor.is_floating_point():
+        return Line(key, name, "wrong type", f"{tensor.dtype} where floating-point numbers are needed")
     if name in found:
         same = torch.equal(found[name], tensor)
         return Line(key, None if same else name, "dropped" if same else "contradicts", f"second name of {name}")
