@@ -215,7 +215,7 @@ def vggt(model, blocks=keys.VGGT_BLOCKS):
                 state[f"aggregator.{kind}_blocks.{k}.{key[10:]}"] = torch.randn_like(own[key])
     dim = own["register_token"].shape[-1]
     return state | {
-        "aggregator.camera_token": torch.zeros(1, 2, 1, dim),
+        "aggregator.camera_token": torch.randn(1, 2, 1, dim),
         "aggregator.register_token": torch.zeros(1, 2, 4, dim),
         "aggregator.patch_embed.mask_token": torch.zeros(1, dim),
         **{f"{head}_head.norm.weight": torch.zeros(3) for head in ("camera", "depth", "point", "track")},
@@ -253,6 +253,22 @@ def test_the_trunk_starts_from_vggt(tiny, tmp_path, name):
             assert torch.equal(model.decoder[number].attn.qkv.weight, given)
     assert torch.equal(model.encoder.pos_embed, state["aggregator.patch_embed.pos_embed"])
     assert torch.equal(model.register_token, tokens)
+
+
+def test_camera_tokens_start_from_vggts_where_a_network_has_them(tiny, tmp_path):
+    state = vggt(tiny["pi3"])
+    torch.save(state, tmp_path / "vggt.pt")
+    model = build("flow3r", "tiny", backbone="vggt")
+    report = checkpoints.start_from(model, tmp_path / "vggt.pt")
+    assert torch.equal(model.camera_token, state["aggregator.camera_token"])
+    assert not any(line.official == "aggregator.camera_token" for line in report.having("dropped"))
+    report = checkpoints.start_from(build("flow3r", "tiny"), tmp_path / "vggt.pt")
+    (dropped,) = [line for line in report.having("dropped") if line.official == "aggregator.camera_token"]
+    assert "a set has no first" in dropped.why
+    del state["aggregator.camera_token"]
+    torch.save(state, tmp_path / "without.pt")
+    with pytest.raises(InputError, match=r"aggregator\.camera_token -> camera_token \(missing\)"):
+        checkpoints.start_from(model, tmp_path / "without.pt")
 
 
 def test_a_start_from_vggt_is_strict(tiny, tmp_path):

@@ -225,10 +225,16 @@ _VGGT_ALONE = [
 def vggt_as_start(depth: int) -> Layout:
     """VGGT (arXiv 2503.11651) as the start of encoder and trunk of a π³ or Flow3r whose trunk has so many blocks.
 
+    A network with camera tokens takes those too; in another, views are a set.
+
     VGGT counts blocks within a frame and over all frames apart, we count them in the order in which they run. So every
     block has a row of its own.
     """
-    rows, deeper = [Rename("aggregator.patch_embed.{rest}", "encoder.{rest}")], []
+    rows = [
+        Rename("aggregator.patch_embed.{rest}", "encoder.{rest}"),
+        Rename("aggregator.camera_token", "camera_token"),  # of the backbone that has one; of the first view, of others
+    ]
+    deeper = []
     for k in range(VGGT_BLOCKS):
         for kind, number in (("frame_blocks", 2 * k), ("global_blocks", 2 * k + 1)):
             block = f"aggregator.{kind}.{k}.{{rest}}"
@@ -236,5 +242,5 @@ def vggt_as_start(depth: int) -> Layout:
                 rows.append(Rename(block, f"decoder.{number}.{{rest}}"))
             else:
                 deeper.append(Drop(block, f"this trunk ends after {depth} blocks, VGGT's after {2 * VGGT_BLOCKS}"))
-    ours_alone = ("image_", "register_token", "point_", "conf_", "camera_", "flow_head.")
+    ours_alone = ("image_", "register_token", "point_", "conf_", "camera_decoder.", "camera_head.", "flow_head.")
     return Layout(rows, [*_VGGT_ALONE, *deeper], ours_alone)
