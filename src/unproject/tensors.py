@@ -1,9 +1,10 @@
-"""One walk over all tensors of a value, however deep they lie in dataclasses and tuples."""
+"""One walk over all tensors of a value, however deep they lie in dataclasses and tuples, and how wide numbers are."""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
@@ -36,3 +37,8 @@ def _mapped(change: Callable[..., Tensor], values: tuple[Any, ...], keep: type |
             first, **{name: _mapped(change, tuple(getattr(each, name) for each in values), keep) for name in names}
         )
     return first
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """What a trunk said in a narrow type, in float32; wider numbers stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
