@@ -52,13 +52,14 @@ def photos(made, order, tmp_path_factory):
 class Shuffled(ManyViews):
     """Knows photos by their numbers in the folder."""
 
-    def __init__(self, made, order, **wishes) -> None:
+    def __init__(self, made, order, *, sure: float = 1.0, **wishes) -> None:
         super().__init__(made, flow=False, **wishes)
-        self.order = torch.tensor(order)
+        self.order, self.sure = torch.tensor(order), sure
 
     def forward(self, views: Views) -> Prediction:
         frames = self.order[views.times[0].long()]
-        return super().forward(replace(views, times=frames[None].float()))
+        said = super().forward(replace(views, times=frames[None].float()))
+        return replace(said, confidence=self.sure * said.confidence)
 
 
 def only_room_for(views: int, monkeypatch) -> None:
@@ -80,6 +81,12 @@ def test_photos_in_any_order_become_one_world(made, order, photos, monkeypatch, 
     torch.testing.assert_close(unit, unit.median().expand_as(unit), rtol=1e-3, atol=0)
     assert found.provenance["state"] == "full" and not found.motion.any()
     assert any("no video" in note for note in found.provenance["notes"])
+
+
+def test_a_network_that_is_sure_of_nothing_gives_no_full_result(made, order, photos):
+    found = reconstruct(photos, model=Shuffled(made, order, sure=0.0), long_side=96)
+    assert found.provenance["state"] == "partial"
+    assert any(note.startswith("no depth is given") for note in found.provenance["notes"])
 
 
 def said_of(network: ManyViews, frames: list[int]) -> Prediction:
@@ -135,6 +142,9 @@ def test_photos_of_any_sizes_with_a_real_network(tmp_path, sizes):
     for number, (height, width) in enumerate(sizes):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.random.randint(0, 255, (height, width, 3), np.uint8))
     found = reconstruct(tmp_path, model=build("flow3r", "tiny").eval(), long_side=56)
+    said = any(bool(maps.valid.any()) for maps in found.maps)
+    assert found.provenance["state"] == ("full" if said else "partial")
+    assert any("no depth is given" in note for note in found.provenance["notes"]) != said
     for (height, width), maps in zip(sizes, found.maps, strict=True):
         rows, columns = maps.depth.shape
         assert rows % 14 == columns % 14 == 0 and max(rows, columns) == 56
