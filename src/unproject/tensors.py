@@ -1,4 +1,4 @@
-"""All tensors of a value, however deep they lie in dataclasses and tuples, in one walk; and the digest of many."""
+"""All tensors of a value in one walk, however deep in dataclasses and tuples; how wide numbers are; digests of many."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -47,3 +47,8 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor], about: str = "") -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """What a trunk said in a narrow type, in float32; wider numbers stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

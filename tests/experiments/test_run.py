@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,9 @@ from tiny_training import tiny_recipe
 from unproject.errors import UnprojectError, UsageError
 from unproject.experiments import EXPERIMENTS, named, report
 from unproject.experiments import run as run_module
-from unproject.experiments.experiment import Experiment
+from unproject.experiments.experiment import Experiment, Stage
 from unproject.experiments.run import planned, run
+from unproject.io import disk
 from unproject.training.loop import train
 from unproject.training.stop import Stop
 
@@ -93,6 +96,39 @@ def test_a_folder_with_something_in_it_is_refused(trained):
     for wrong in ({"seeds": 0}, {"jobs": 0}, {"time_limit_s": -1.0}):
         with pytest.raises(UsageError, match=r"give [01] or more"):
             run(experiment(), trained, resume=True, **wrong)
+
+
+@pytest.mark.skipif(disk.fcntl is None, reason="no locks on this system")
+def test_two_runs_in_one_folder_are_kept_apart(trained):
+    with disk.alone(trained), pytest.raises(UsageError, match=f"another run works in {trained}"):
+        run(experiment(), trained, seeds=1, resume=True)
+    stage = next((trained / "stages").glob("first*"))
+    with disk.alone(stage), pytest.raises(UsageError, match=f"another run works in {stage}"):
+        train(rows(2, "slow")["slow"](0)[0], stage, resume=True)
+
+
+def test_stages_of_another_version_are_named(trained, tmp_path, capsys):
+    def made() -> dict[str, int]:
+        return json.loads((folder / "tiny.json").read_text())["stages_by_version"]
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    run(experiment(), folder, seeds=1, resume=True)
+    assert made() == {version("unproject"): 3} and "another version" not in capsys.readouterr().err
+    path = next((folder / "stages").glob("first*")) / "run.json"
+    path.write_text(path.read_text().replace(f'"unproject": "{version("unproject")}"', '"unproject": "0.0.9"'))
+    run(experiment(), folder, seeds=1, resume=True)
+    assert made() == {"0.0.9": 1, version("unproject"): 2}
+    assert "another version trained are kept (1 by 0.0.9)" in capsys.readouterr().err
+
+
+def test_a_stage_with_a_lambda_has_no_name():
+    first, last = rows(2, "slow")["slow"](0)
+    nameless = replace(first, validation=replace(first.validation, measure=lambda prediction, sample: {}))
+    with pytest.raises(UsageError, match=r"'first' holds a lambda.*give a function"):
+        Stage(nameless, None).place  # noqa: B018
+    with pytest.raises(UsageError, match="'last' holds a lambda"):
+        Stage(replace(nameless, name="last"), Stage(last, None)).place  # noqa: B018
 
 
 def test_a_stage_that_fails_ends_the_experiment_with_its_name(tmp_path):

@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -138,6 +140,28 @@ def test_every_network_that_can_be_built_is_in_the_list(caches, tiny):
     line = lines["garden"]
     assert line.here == "imported" and line.parameters == sum(p.numel() for p in tiny["pi3"].parameters())
     assert line.source.startswith("file.safetensors, sha256 ")
+
+
+@pytest.mark.parametrize("name", ["pi3", "garden"])
+@pytest.mark.parametrize("fault", ["cut short", "heads", "no header"])
+def test_one_broken_file_does_not_hide_the_others(caches, tiny, name, fault):
+    bring_in(released(tiny["flow3r"], caches / "file.safetensors"), "flow3r")
+    path = caches / "cache" / "weights" / f"{name}.safetensors"
+    if fault == "cut short":
+        checkpoints.save(tiny["pi3"], path)
+        path.write_bytes(path.read_bytes()[:-9])
+    elif fault == "heads":
+        said = {"model": "compact", "config": asdict(build("compact").config) | {"heads": 0}}
+        save_file({"x": torch.zeros(1)}, path, {checkpoints.METADATA: json.dumps(said)})
+    else:
+        save_file({"x": torch.zeros(1)}, path)
+    lines = catalogue.listed()
+    assert lines["flow3r"].broken is None and lines["flow3r"].here == "imported"
+    if (name, fault) == ("pi3", "no header"):
+        assert lines[name].broken is None  # as a released file, whose names are not read for a list
+        return
+    assert lines[name].broken.startswith(str(path)) and "\n" not in lines[name].broken
+    assert lines[name].parameters is None and lines[name].path == path
 
 
 # --- What a file holds.

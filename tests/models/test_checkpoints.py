@@ -174,7 +174,8 @@ def test_without_the_weights_that_tell_its_widths_all_other_strange_names_are_li
         state["patch_embed.proj.weight"] = torch.tensor(1.0)
     torch.save(state, tmp_path / "torn.pth")
     with pytest.raises(
-        InputError, match=rf"patch_embed\.proj\.weight \({fault}.*mystery \(unknown\); riddle \(unknown\)$"
+        InputError,
+        match=rf"patch_embed\.proj\.weight \({fault}.*mystery \(unknown\); riddle \(unknown\); give another file$",
     ):
         checkpoints.load(tmp_path / "torn.pth")
 
@@ -261,6 +262,54 @@ def test_files_without_weights(tmp_path):
             checkpoints.read_weights(saved(tmp_path / "other.pth", content))
 
 
+def odd_numbers(kind):
+    """Weights of a network, one of them such as nobody computes with."""
+    state, key = official("flow4r", LINEAR), "enc_norm.bias"
+    made = {
+        "sparse": lambda whole: whole.to_sparse(),
+        "meta": lambda whole: whole.to("meta"),
+        "integer": lambda whole: whole.long(),
+        "bool": lambda whole: whole > 0,
+        "complex": lambda whole: whole + 0j,
+    }[kind]
+    return state | {key: made(state[key])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("sparse", "enc_norm.bias is a sparse.*save it dense"),
+        ("meta", "enc_norm.bias is a .*meta tensor"),
+        ("integer", r"wrong type: torch.int64 where floating-point.*give another file"),
+        ("bool", "wrong type: torch.bool"),
+        ("complex", "wrong type: torch.complex64"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path, kind, says):
+    path = saved(tmp_path / "odd.pth", odd_numbers(kind))
+    for read in (checkpoints.load, lambda path: checkpoints.start_from(build("flow4r", "tiny", head="linear"), path)):
+        with pytest.raises(InputError, match=rf"odd\.pth: .*{says}"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({7: torch.zeros(1)}, "holds no weights"),
+        ({("a", "b"): torch.zeros(1)}, "holds no weights"),
+        ({"enc_blocks.999999999.norm1.bias": torch.zeros(1)}, "blocks of enc_blocks are there"),
+        ({f"enc_blocks.{'9' * 5000}.norm1.bias": torch.zeros(1)}, "unknown"),
+        ({"patch_embed.proj.weight": torch.zeros(0, 3, 16, 16)}, "wrong shape"),
+        ({"downstream_head1.dpt.head.0.weight": torch.tensor(1.0)}, "wrong shape"),
+        ({"downstream_head1.dpt.act_postprocess.0.0.weight": torch.tensor(1.0)}, "wrong shape|missing"),
+        ({"two\nlines": torch.zeros(1)}, r"two lines \(unknown\)"),
+    ],
+)
+def test_released_files_with_odd_names_and_shapes(tmp_path, change, says):
+    with pytest.raises(InputError, match=rf"odd\.pth.*{says}.*give another file$"):
+        checkpoints.load(saved(tmp_path / "odd.pth", official("flow4r") | change))
+
+
 @pytest.mark.parametrize("motion", ["target_points", "scene_flow"])
 def test_our_files_rebuild_their_network(tmp_path, motion):
     model = build("flow4r", "tiny", motion=motion).eval()
@@ -333,6 +382,10 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="wrong shape"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "wide.safetensors")
     header = json.dumps({"model": "flow4r", "config": asdict(Flow4rConfig(shape=LINEAR))})
-    save_file({"foreign": torch.zeros(2)}, tmp_path / "foreign.safetensors", {checkpoints.METADATA: header})
+    save_file(
+        {f"foreign{n}": torch.zeros(2) for n in range(9)},
+        tmp_path / "foreign.safetensors",
+        {checkpoints.METADATA: header},
+    )
     with pytest.raises(InputError, match="no weight that this network"):
         checkpoints.start_from(checkpoints.from_config(Flow4rConfig(shape=LINEAR)), tmp_path / "foreign.safetensors")

@@ -153,6 +153,37 @@ def test_pairs_that_name_no_view_are_refused():
             model.raw(torch.rand(2, 2, 3, 28, 28), torch.tensor([wrong, [[0, 1]]]))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("change", [{}, {"flow_head": "tracking"}, {"backbone": "vggt"}], ids=str)
+def test_in_double_precision_it_says_the_same(change):
+    model = Flow3r(replace(config("tiny"), **change)).eval()
+    given = views()
+    said = model(given)
+    exact = model.double()(replace(given, images=given.images.double()))
+    for name in ("points", "confidence", "world_from_cam", "flow"):
+        assert getattr(said, name).dtype == torch.float32 and getattr(exact, name).dtype == torch.float64
+        torch.testing.assert_close(getattr(said, name).double(), getattr(exact, name), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [{}, {"flow_head": "tracking"}, {"backbone": "vggt"}], ids=str)
+def test_of_a_trunk_in_bfloat16_the_heads_speak_float32(change):
+    model = Flow3r(replace(config("tiny"), **change)).eval()
+    spoke = {}
+    for name in ("point_decoder", "conf_decoder", "camera_decoder", "point_head", "conf_head", "flow_head"):
+        model.get_submodule(name).register_forward_hook(lambda part, given, said, name=name: spoke.update({name: said}))
+    model.decoder[0].mlp.register_forward_hook(lambda part, given, said: spoke.update(trunk=said))
+    with torch.autocast("cpu", torch.bfloat16):
+        said = model(views())
+    assert spoke.pop("trunk").dtype == torch.bfloat16
+    for name in ("point_decoder", "conf_decoder", "camera_decoder"):
+        features, latents = spoke[name]
+        assert {tensor.dtype for tensor in (features, *latents)} == {torch.float32}
+    assert {spoke[name].dtype for name in ("point_head", "conf_head", "flow_head")} == {torch.float32}
+    for name in ("points", "confidence", "world_from_cam", "flow"):
+        assert getattr(said, name).dtype == torch.float32
+
+
 def test_rounded_angles_reach_every_decoder():
     """Under bfloat16 alone, and only where they are asked for."""
     images = torch.rand(1, 1, 3, 14, 28 * 14)

@@ -169,6 +169,24 @@ def test_one_is_not_the_other(tiny):
         released.layout_of({"encoder.cls_token": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("key", "tensor"),
+    [
+        ("decoder.0.attn.q_norm.weight", torch.zeros(0)),
+        ("decoder.0.attn.q_norm.weight", torch.tensor(1.0)),
+        ("flow_head.projects.1.weight", torch.tensor(1.0)),
+        ("flow_head.scratch.layer1_rn.weight", torch.tensor(1.0)),
+        ("encoder.patch_embed.proj.weight", torch.zeros(0, 3, 14, 14)),
+        ("decoder.99999999.ls1.gamma", torch.zeros(1)),
+        ("encoder.pos_embed", torch.zeros(1, 0, 64)),
+    ],
+)
+def test_odd_shapes_are_named_with_their_file(tiny, tmp_path, key, tensor):
+    torch.save(tiny["flow3r"].state_dict() | {key: tensor}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth: .*; give another file$"):
+        checkpoints.load(tmp_path / "odd.pth")
+
+
 # --- As starts.
 
 
@@ -197,7 +215,7 @@ def vggt(model, blocks=keys.VGGT_BLOCKS):
                 state[f"aggregator.{kind}_blocks.{k}.{key[10:]}"] = torch.randn_like(own[key])
     dim = own["register_token"].shape[-1]
     return state | {
-        "aggregator.camera_token": torch.zeros(1, 2, 1, dim),
+        "aggregator.camera_token": torch.randn(1, 2, 1, dim),
         "aggregator.register_token": torch.zeros(1, 2, 4, dim),
         "aggregator.patch_embed.mask_token": torch.zeros(1, dim),
         **{f"{head}_head.norm.weight": torch.zeros(3) for head in ("camera", "depth", "point", "track")},
@@ -235,6 +253,22 @@ def test_the_trunk_starts_from_vggt(tiny, tmp_path, name):
             assert torch.equal(model.decoder[number].attn.qkv.weight, given)
     assert torch.equal(model.encoder.pos_embed, state["aggregator.patch_embed.pos_embed"])
     assert torch.equal(model.register_token, tokens)
+
+
+def test_camera_tokens_start_from_vggts_where_a_network_has_them(tiny, tmp_path):
+    state = vggt(tiny["pi3"])
+    torch.save(state, tmp_path / "vggt.pt")
+    model = build("flow3r", "tiny", backbone="vggt")
+    report = checkpoints.start_from(model, tmp_path / "vggt.pt")
+    assert torch.equal(model.camera_token, state["aggregator.camera_token"])
+    assert not any(line.official == "aggregator.camera_token" for line in report.having("dropped"))
+    report = checkpoints.start_from(build("flow3r", "tiny"), tmp_path / "vggt.pt")
+    (dropped,) = [line for line in report.having("dropped") if line.official == "aggregator.camera_token"]
+    assert "a set has no first" in dropped.why
+    del state["aggregator.camera_token"]
+    torch.save(state, tmp_path / "without.pt")
+    with pytest.raises(InputError, match=r"aggregator\.camera_token -> camera_token \(missing\)"):
+        checkpoints.start_from(model, tmp_path / "without.pt")
 
 
 def test_a_start_from_vggt_is_strict(tiny, tmp_path):

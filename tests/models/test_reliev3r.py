@@ -53,6 +53,18 @@ def test_reordering_views_reorders_the_answers(rays):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rays", ["given", "hinted", "found"])
+def test_in_double_precision_it_says_the_same(rays):
+    model, given = made(rays), views(known=rays != "found")
+    said = model(given)
+    wide = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, given)
+    exact = model.double()(wide)
+    for name in ("points", "confidence", "world_from_cam", "intrinsics"):
+        assert getattr(exact, name).dtype == torch.float64
+        torch.testing.assert_close(getattr(said, name).double(), getattr(exact, name), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_items_do_not_hear_of_each_other_and_few_views_at_a_time_change_nothing():
     model, given = made(), views(batch=2)
     both = model(given)

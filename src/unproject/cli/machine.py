@@ -25,10 +25,10 @@ def offers() -> dict[str, Any]:
     import torch
 
     from unproject.io.cache import cache_folder
+    from unproject.io.memory import machine_gib
 
     cache = cache_folder()
     nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     packages = ("unproject", "torch", "numpy", "scipy", "opencv-python-headless", "av", "pillow", "pycolmap", "trimesh")
     return {
@@ -37,7 +37,7 @@ def offers() -> dict[str, Any]:
         "torch": torch.__version__,  # says which build it is, as the package's own version may not
         "device": cuda or ["cpu"],
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
+        "memory_gib": round(machine_gib(), 1),
         "cache": f"{cache} ({'writable' if os.access(nearest, os.W_OK) else 'NOT writable: set UNPROJECT_CACHE'})",
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "extras": [name for name, module in EXTRAS.items() if find_spec(module)],

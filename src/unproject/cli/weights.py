@@ -27,7 +27,8 @@ def everything(*, json: Switch = False) -> int:
 
 def _line(line: Any) -> list[str]:
     here = "not here" if line.here is None else f"{line.here}: {line.path}"
-    return [here, f"{line.parameters:,} parameters", f"licence: {line.licence or 'not stated'}", f"from: {line.source}"]
+    holds = f"{line.parameters:,} parameters" if line.broken is None else f"BROKEN: {line.broken}"
+    return [here, holds, f"licence: {line.licence or 'not stated'}", f"from: {line.source}"]
 
 
 def info(what: NameOrPath, /, *, json: Switch = False) -> int:

@@ -50,6 +50,16 @@ class LabelShards(Dataset):
         """Clips that have what is needed; raises what a call raises."""
         return len(_library(self.folder, self.needs).numbers)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that any of its clips has; raises what a call raises."""
+        return _library(self.folder, self.needs).labels
+
+    @property
+    def fewest_views(self) -> int:
+        """Of its clips; raises what a call raises."""
+        return _library(self.folder, self.needs).fewest_views
+
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """Views without intrinsics, and labels in float32; the world is the first camera that is known.
 

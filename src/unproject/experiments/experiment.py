@@ -45,8 +45,15 @@ class Stage:
 
     @cached_property
     def place(self) -> str:
-        """Name of its folder: what it is called, and a digest of all that decides its weights."""
+        """Name of its folder: what it is called, and a digest of all that its recipe says.
+
+        UsageError for a recipe with a lambda: all are called alike, so stages that differ would share a folder.
+        """
         said = json.dumps([plain(describe(self.recipe)), self.after.place if self.after else None])
+        if "<lambda>" in said:
+            raise UsageError(
+                f"the recipe {self.recipe.name!r} holds a lambda, whose code no name tells: give a function"
+            )
         name = "".join(letter if letter.isalnum() else "-" for letter in self.recipe.name)
         return f"{name}-{self.recipe.seed}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 

@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from unproject.experiments.experiment import Experiment, Stage
 from unproject.io import disk
 from unproject.models.loading import device_of, precision_of
 from unproject.progress import Progress, silent
-from unproject.training.folder import WEIGHTS, finished, remove_run
+from unproject.training.folder import WEIGHTS, finished, remove_run, versions_of
 from unproject.training.log import last_measured, seconds_spent
 from unproject.training.loop import train
 from unproject.training.stop import Stop
@@ -79,7 +80,7 @@ def run(
         progress: hears of every stage that is done.
 
     Raises:
-        UsageError: of arguments that mean nothing, or a folder that is not empty.
+        UsageError: of arguments that mean nothing, a folder that is not empty, or one in which another run works.
         UnprojectError: a stage failed.
     """
     if jobs is not None and jobs < 1:
@@ -88,39 +89,58 @@ def run(
         raise UsageError(f"time_limit_s is {time_limit_s}; give 0 or more, or leave it out")
     place, _ = device_of(device), precision_of(dtype, device)
     lasts, every = experiment.stages(seeds), experiment.distinct(seeds)
-    folder = disk.claimed(folder, overwrite=overwrite, resume=resume)
-    stages = folder / "stages"
-    told = {kind: folder / f"{experiment.name}.{kind}" for kind in ("json", "md", "png")}
-    if overwrite:  # all of it at once: a run that is stopped must not leave old numbers beside new ones
-        for stage in every:
-            remove_run(stages / stage.place)
-        for path in told.values():
-            path.unlink(missing_ok=True)
     jobs = jobs or (torch.get_num_threads() if place.type == "cpu" else 1)
-    work = _Work(stages, jobs, (str(place), dtype))
-    with Stop(None, time_limit_s) as stop:
-        for _ in progress(work.through(every, stop), "train", len(every)):
-            pass
-    results = {
-        row: [_measured(last, stages) for last in of_seeds]
-        for row, of_seeds in lasts.items()
-        if all(finished(stages / last.place) for last in of_seeds)
-    }
-    outcome = Outcome(
-        title=experiment.title,
-        state="stopped" if work.why else "done",
-        reason=work.why or "",
-        seeds=seeds,
-        results=results,
-        seconds=sum(seconds_spent(stages / stage.place) for stage in every),
-        table=report.table(results, experiment.columns),
-    )
-    about = {"version": version("unproject"), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    disk.write_json(told["json"], {**asdict(outcome), **about, "machine": report.machine(place)})
-    disk.write_text(told["md"], outcome.table)
-    if not report.plot(results, experiment.columns, experiment.title, told["png"]):
-        print('unproject: no plot without matplotlib: pip install "unproject[plot]"', file=sys.stderr)
+    with disk.alone(folder):
+        folder = disk.claimed(folder, overwrite=overwrite, resume=resume)
+        stages = folder / "stages"
+        told = {kind: folder / f"{experiment.name}.{kind}" for kind in ("json", "md", "png")}
+        if overwrite:  # all of it at once: a run that is stopped must not leave old numbers beside new ones
+            for stage in every:
+                remove_run(stages / stage.place)
+            for path in told.values():
+                path.unlink(missing_ok=True)
+        _warn_of_others(_versions(every, stages))
+        work = _Work(stages, jobs, (str(place), dtype))
+        with Stop(None, time_limit_s) as stop:
+            for _ in progress(work.through(every, stop), "train", len(every)):
+                pass
+        results = {
+            row: [_measured(last, stages) for last in of_seeds]
+            for row, of_seeds in lasts.items()
+            if all(finished(stages / last.place) for last in of_seeds)
+        }
+        outcome = Outcome(
+            title=experiment.title,
+            state="stopped" if work.why else "done",
+            reason=work.why or "",
+            seeds=seeds,
+            results=results,
+            seconds=sum(seconds_spent(stages / stage.place) for stage in every),
+            table=report.table(results, experiment.columns),
+        )
+        about = {"version": version("unproject"), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        about |= {"stages_by_version": _versions(every, stages), "machine": report.machine(place)}
+        disk.write_json(told["json"], {**asdict(outcome), **about})
+        disk.write_text(told["md"], outcome.table)
+        if not report.plot(results, experiment.columns, experiment.title, told["png"]):
+            print('unproject: no plot without matplotlib: pip install "unproject[plot]"', file=sys.stderr)
     return outcome
+
+
+def _versions(every: Sequence[Stage], stages: Path) -> dict[str, int]:
+    """How many stages were trained, to the end or not, by each version of this package; one by two counts for both."""
+    return dict(Counter(made for stage in every for made in sorted(versions_of(stages / stage.place))))
+
+
+def _warn_of_others(found: Mapping[str, int]) -> None:
+    """Names of stages tell what their recipes say, and not what the code does with it."""
+    others = [f"{count} by {made}" for made, count in found.items() if made != version("unproject")]
+    if others:
+        print(
+            f"unproject: stages that another version trained are kept ({', '.join(others)}), and this one may train "
+            "otherwise: --overwrite makes all of them again",
+            file=sys.stderr,
+        )
 
 
 def planned(experiment: Experiment, seeds: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from unproject.io.source import Source
 from unproject.models.base import MultiViewNetwork, Reconstructor
 from unproject.progress import Progress
 
+NO_DEPTH = "no depth is given: what the network says is no surface anywhere, as of weights that are not trained"
+
 
 def feed_forward(
     network: Reconstructor,
@@ -75,6 +77,7 @@ def feed_forward(
                     usable=given.usable(masks),
                 )
                 answer = seen_in_pairs(network, given, sequencing, sink, progress)
+        complete = sink.has_depth and bool((answer.cameras.component == 0).all())
         result = Reconstruction(
             frames=opened.infos,
             cameras=answer.cameras,
@@ -84,12 +87,12 @@ def feed_forward(
             tracks=answer.tracks,
             provenance={
                 **record(opened, settings, clock, writer is not None and writer.resumed),
-                "state": "full" if bool((answer.cameras.component == 0).all()) else "partial",
+                "state": "full" if complete else "partial",
                 "used_priors": [],
                 **answer.record,
                 "weights": weights,
                 "device": str(place),
-                "notes": [*opened.notes, *network.notes, *answer.notes],
+                "notes": [*opened.notes, *network.notes, *answer.notes, *([] if sink.has_depth else [NO_DEPTH])],
             },
         )
         return result if writer is None else writer.finish(result)

@@ -1,6 +1,5 @@
 """What a network is given of a source: images at its size, masks at the same, and whether that fits into memory."""
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from unproject.errors import InputError, MemoryLimitError, UsageError
 from unproject.inference.anchored import MaskOf, no_mask
 from unproject.inference.evidence import mask_of
 from unproject.io.images import read_image, resize
+from unproject.io.memory import machine_gib
 from unproject.io.source import Source
 from unproject.models.base import MultiViewNetwork, Reconstructor
 from unproject.models.pairing import TwoViewNetwork
@@ -191,10 +191,10 @@ def _resident(network: Reconstructor, source: Source, libraries: float) -> float
 
 
 def there_gib(device: torch.device) -> float:
-    """Memory of the device."""
+    """Memory of the device, as far as this process may have it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return machine_gib()
 
 
 def check_memory(network: Reconstructor, source: Source, long_side: int, flow: bool) -> None:

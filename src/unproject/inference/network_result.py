@@ -48,10 +48,13 @@ class MapsSink:
     writer: ResultWriter | None
     held: dict[int, FrameMaps] = field(default_factory=dict)
     held_flows: dict[Pair, FlowMaps] = field(default_factory=dict)
+    has_depth: bool = False
+    """Some pixel of some frame has a depth that was not filled in."""
 
     def put(self, index: int, maps: FrameMaps) -> None:
         """As the disk would give them back; nothing is claimed on black pixels of the frame's mask."""
         maps = schema.rounded(unclaimed(maps, self._mask(index)))
+        self.has_depth = self.has_depth or bool(maps.valid.any())
         if self.writer is None:
             self.held[index] = maps
         elif index not in self.writer.done:

@@ -1,6 +1,5 @@
 """The main job: images or video in, cameras, depth and motion out, with nothing but this machine."""
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from unproject.inference.refine import Solved, polished, solve_component
 from unproject.inference.run import Clock, Folder, record
 from unproject.inference.sharpen import sharpened
 from unproject.io.cameras import MatchedCameras, read_cameras
+from unproject.io.memory import machine_gib
 from unproject.io.result import Reconstruction
 from unproject.io.source import Source, open_source
 from unproject.models.base import Reconstructor
@@ -344,7 +344,7 @@ def _notes(parts: list[Solved], cameras: Cameras, infos: Sequence[FrameInfo]) ->
 
 
 def _check_memory(opened: Source) -> None:
-    needed, there = _memory_gib(opened), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    needed, there = _memory_gib(opened), machine_gib()
     if needed > there:
         fit = int(len(opened) * there / needed)
         raise MemoryLimitError(

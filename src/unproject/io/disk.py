@@ -10,7 +10,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import numpy as np
 
 from unproject.errors import InputError, UnprojectError, UsageError
 from unproject.io.spool import Spool
+
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None  # Windows has none
 
 _REMEDIES = {
     errno.ENOSPC: "no space left on the disk; free some or choose another output folder",
@@ -30,6 +34,10 @@ _REMEDIES = {
     errno.EEXIST: "a file of this name is in the way; choose another output folder",
     errno.ENAMETOOLONG: "the name is too long for this disk; choose a shorter one",
 }
+LOCK = ".lock"
+"""Lies in a folder while a process has it for itself."""
+_HELD: set[int] = set()
+"""Descriptors of such files: a lock lasts as long as any process has one of them, so forked ones must let go."""
 _DAMAGED = (
     OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -53,7 +61,7 @@ def claimed(folder: str | Path, *, overwrite: bool, resume: bool) -> Path:
     """
     path = Path(folder).expanduser().absolute()
     check_wishes(path, overwrite=overwrite, resume=resume)
-    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+    if path.is_dir() and any(inside.name != LOCK for inside in path.iterdir()) and not (overwrite or resume):
         raise UsageError(f"{path} is not empty; choose another output folder, --resume what is in it or --overwrite it")
     return path
 
@@ -64,6 +72,64 @@ def check_wishes(path: Path, *, overwrite: bool, resume: bool) -> None:
         raise UsageError(f"{path} is a file; choose another output folder")
     if overwrite and resume:
         raise UsageError("overwrite and resume exclude each other; give one of them")
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends or this process dies, however that may be.
+
+    Where the system or the disk has no such locks nobody is kept out.
+
+    Raises:
+        UsageError: another process is in it, or it is a file.
+        UnprojectError: no permission to write there.
+    """
+    path = Path(folder).expanduser().absolute()
+    check_wishes(path, overwrite=False, resume=False)
+    if fcntl is None:
+        yield
+        return
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        held = _locked(path)
+    _HELD.add(held)
+    try:
+        yield
+    finally:
+        _HELD.discard(held)
+        (path / LOCK).unlink(missing_ok=True)
+        os.close(held)
+        with suppress(OSError):  # something was written: the folder stays
+            for place in made:
+                place.rmdir()
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor of the folder's lock, which is ours."""
+    while True:
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(file)
+            raise UsageError(f"another run works in {folder}: wait for its end, or choose another folder") from error
+        except OSError:  # a disk without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), (folder / LOCK).stat()):
+                return file
+        os.close(file)  # who had it before has just removed it
+
+
+def _let_go() -> None:
+    for held in _HELD:
+        os.close(held)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager

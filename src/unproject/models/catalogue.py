@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeGuard
 import torch
 from torch import nn
 
-from unproject.errors import UsageError, WeightsError
+from unproject.errors import InputError, UsageError, WeightsError
 from unproject.io.cache import cache_folder, in_hub_cache
 from unproject.models import checkpoints, flow_check
-from unproject.models.build import CONFIGS, build, from_config
+from unproject.models.build import CONFIGS, build
 from unproject.models.flow3r import Flow3r
-from unproject.models.released import LICENCES, ONLY_A_START, layout_of
+from unproject.models.header import Header, said_of, without_weights
+from unproject.models.released import LICENCES, ONLY_A_START
 
 Place = Literal["package", "imported", "hub cache"]
 
@@ -74,9 +75,11 @@ class Listed:
 
     here: Place | None
     path: Path | None
-    parameters: int
+    parameters: int | None
     licence: str | None
     source: str
+    broken: str | None
+    """Why the file that is here cannot be used, as far as that is told without reading all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +164,29 @@ def listed() -> dict[str, Listed]:
 
 def _listed(name: str) -> Listed:
     found, known = find(name), KNOWN.get(name)
-    header = None if found is None else checkpoints.header_of(found.path)
-    with torch.device("meta"):
-        network = build(name) if header is None else from_config(header.config)
-    parameters = _parameters(network)
     place, path = (None, None) if found is None else (found.place, found.path)
+    header, parameters, broken = None, None, None
+    try:
+        header = None if path is None else checkpoints.header_of(path)
+        parameters = _parameters(_outline(name, path, header))
+    except InputError as error:  # of one file; the others are listed all the same
+        broken = str(error)
+    facts: dict[str, Any] = {"here": place, "path": path, "parameters": parameters, "broken": broken}
     if known is not None:
-        licence = known.licence if header is None else header.licence
-        return Listed(here=place, path=path, parameters=parameters, licence=licence, source=str(known.source))
+        return Listed(licence=known.licence if header is None else header.licence, source=str(known.source), **facts)
     licence, made_from = (None, None) if header is None else (header.licence, header.made_from)
-    return Listed(
-        here=place, path=path, parameters=parameters, licence=licence, source=made_from or "made on this machine"
-    )
+    return Listed(licence=licence, source=made_from or "made on this machine", **facts)
+
+
+def _outline(name: str, path: Path | None, header: Header | None) -> nn.Module:
+    """The network of a name, without its weights."""
+    if path is not None and header is not None:
+        with said_of(path):
+            return without_weights(header.config, "weights")
+    if name not in CONFIGS:
+        raise InputError(f"{path} does not say of which network it is; bring it here with `unproject weights import`")
+    with torch.device("meta"):
+        return build(name)
 
 
 def about(name_or_path: str | Path) -> About:
@@ -185,7 +199,7 @@ def about(name_or_path: str | Path) -> About:
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
     }
-    start = layout_of(state) if header is None else ""
+    start = checkpoints.layout_in(path, state) if header is None else ""
     if start in ONLY_A_START:
         return About(
             network=start,

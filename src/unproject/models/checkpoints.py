@@ -10,9 +10,9 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict
 from pathlib import Path, PosixPath
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,21 +25,14 @@ from unproject.io.disk import written_whole
 from unproject.models import flow_check, keys
 from unproject.models.base import Reconstructor
 from unproject.models.build import from_config
-from unproject.models.compact import Compact, CompactConfig
-from unproject.models.dust3r import Dust3r, Dust3rConfig
+from unproject.models.compact import Compact
+from unproject.models.dust3r import Dust3r
 from unproject.models.flow3r import Flow3r, Flow3rConfig
 from unproject.models.flow4r import Flow4r, Flow4rConfig
-from unproject.models.released import LICENCES, ONLY_A_START, config_of, layout_of
-from unproject.models.reliev3r import Reliev3r, Reliev3rConfig
+from unproject.models.header import METADATA, Header, header_of, said_of, without_weights
+from unproject.models.released import LICENCES, ONLY_A_START, LayoutName, config_of, layout_of
+from unproject.models.reliev3r import Reliev3r
 
-METADATA = "unproject"
-CONFIGS = {
-    "flow4r": Flow4rConfig,
-    "flow3r": Flow3rConfig,
-    "reliev3r": Reliev3rConfig,
-    "dust3r": Dust3rConfig,
-    "compact": CompactConfig,
-}
 NAME_OF: dict[type[Reconstructor], str] = {
     Flow4r: "flow4r",
     Flow3r: "flow3r",
@@ -68,20 +61,11 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a file that `save` wrote says beside its weights."""
-
-    config: Any
-    licence: str | None
-    made_from: str | None
-    notes: tuple[str, ...]
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a released file (.safetensors, or any of torch's pickles), under the names it has.
 
-    WeightsError where there is no file; InputError where it is damaged, or is a pickle that wants to run code.
+    WeightsError where there is no file; InputError where it is damaged, is a pickle that wants to run code, or holds
+    tensors without plain numbers.
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; download them there or name another file")
@@ -90,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             with safe_open(path, "pt") as file:
                 # Clones: in the mapped file tensors lie at odd addresses, and arithmetic there rounds otherwise.
                 return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
+        except (SafetensorError, *_DAMAGED) as error:
             raise InputError(f"{path} is damaged: {error}; fetch it again") from error
     try:
         with torch.serialization.safe_globals(ALLOWED):
@@ -106,9 +90,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no weights: expected tensors by name, or these under 'model'")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise InputError(
+            f"{path} holds no weights: expected tensors by name, or these under 'model'; give another file"
+        )
+    odd = next((key for key, tensor in state.items() if not _plain(tensor)), None)
+    if odd is not None:
+        raise InputError(
+            f"{path}: {odd} is a sparse, nested, quantised or meta tensor; save it dense, or give another file"
+        )
     return dict(state)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it has a number at every place."""
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+
+
+def layout_in(path: Path, state: Mapping[str, Tensor]) -> LayoutName:
+    """Which released layout a file's names are of; InputError where none."""
+    with said_of(path):
+        return layout_of(state)
 
 
 def name_of(model: Reconstructor) -> str:
@@ -195,8 +197,7 @@ def _made_of(config: Any, layout: keys.Layout, state: Mapping[str, Tensor], what
 
     Tensors that are float32 already become the network's own, so that they are in memory once.
     """
-    with torch.device("meta"):
-        model = from_config(config)
+    model = without_weights(config, what)
     found, report = keys.translate(layout, state, {key: tensor.shape for key, tensor in model.state_dict().items()})
     report.require_right(what)
     model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in found.items()}, assign=True)
@@ -213,11 +214,12 @@ def start_from(model: Reconstructor, path: Path) -> keys.Report:
     """
     state, header = read_weights(path), header_of(path)
     if header is None:
-        released = layout_of(state)
+        released = layout_in(path, state)
         layout, licence = _as_start(model, released, path), LICENCES[released]
     else:
         layout, licence = PART_OF, header.licence
-    report = _fill(model, layout, state, str(path))
+    with said_of(path):
+        report = _fill(model, layout, state, "weights as a start")
     taken = report.having("loaded", "renamed")
     if not taken:
         raise InputError(f"{path} has no weight that this network ({name_of(model)}) has; start from another file")
@@ -293,17 +295,19 @@ def network_of(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
     header = header_of(path)
     if header is None:
         return _released(path, state)
-    model = _made_of(header.config, SAME_NAMES, state, str(path))
+    with said_of(path):
+        model = _made_of(header.config, SAME_NAMES, state, "weights")
     model.licence, model.made_from, model.notes = header.licence, header.made_from, header.notes
     return model
 
 
 def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
-    layout = layout_of(state)
+    layout = layout_in(path, state)
     if layout in ONLY_A_START:
         whose = ONLY_A_START[layout]
         raise UsageError(f"{path} holds weights of {whose}, which are only a start: train from them (--start)")
-    model = _made_of(config_of(layout, state), keys.LAYOUTS[layout], state, str(path))
+    with said_of(path):
+        model = _made_of(config_of(layout, state), keys.LAYOUTS[layout], state, f"{layout} weights")
     model.licence = LICENCES[layout]
     if isinstance(model, Flow3r):
         flow_check.settle(model)
@@ -313,41 +317,4 @@ def _released(path: Path, state: Mapping[str, Tensor]) -> Reconstructor:
 def licence_of(path: Path) -> str | None:
     """Of the weights in a file that `save` wrote, or of a released one; None where it does not say."""
     header = header_of(path)
-    return LICENCES[layout_of(read_weights(path))] if header is None else header.licence
-
-
-def header_of(path: Path) -> Header | None:
-    """None for files of others; InputError for a network that this version does not know."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            said = json.loads((file.metadata() or {}).get(METADATA, "null"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}; fetch it again") from error
-    if said is None:
-        return None
-    if said.get("model") not in CONFIGS:
-        raise InputError(f"{path} holds a model called {said.get('model')!r}; this version knows {', '.join(CONFIGS)}")
-    try:
-        return Header(
-            config=_of_values(CONFIGS[said["model"]], said["config"]),
-            licence=said.get("licence"),
-            made_from=said.get("made_from"),
-            notes=tuple(said.get("notes", ())),
-        )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} describes its network in a way this version does not know: {error}") from error
-
-
-def _of_values(kind: type, values: dict[str, Any]) -> Any:
-    """The frozen dataclass again, from what JSON made of it: that has no dataclasses and no tuples."""
-    kinds = get_type_hints(kind)
-    absent = [name for name in kinds if is_dataclass(kinds[name]) and name not in values]
-    if absent:
-        raise KeyError(f"{', '.join(absent)} is missing")
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    odd = [f"{k}={v!r}" for k, v in made.items() if get_origin(kinds.get(k)) is Literal and v not in get_args(kinds[k])]
-    if odd:
-        raise ValueError(f"{', '.join(odd)} is not known")
-    return kind(**{key: _of_values(kinds[key], v) if isinstance(v, dict) else v for key, v in made.items()})
+    return LICENCES[layout_in(path, read_weights(path))] if header is None else header.licence

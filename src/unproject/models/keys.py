@@ -10,8 +10,10 @@ from torch import Tensor
 
 from unproject.errors import InputError
 
-State = Literal["loaded", "renamed", "dropped", "fresh", "missing", "wrong shape", "contradicts", "unknown"]
-WRONG = ("missing", "wrong shape", "contradicts", "unknown")
+State = Literal[
+    "loaded", "renamed", "dropped", "fresh", "missing", "wrong shape", "wrong type", "contradicts", "unknown"
+]
+WRONG = ("missing", "wrong shape", "wrong type", "contradicts", "unknown")
 _PLACEHOLDERS = {"n": r"\d+", "leaf": r"weight|bias", "rest": r".+"}
 
 
@@ -98,6 +100,8 @@ def _place(layout: Layout, key: str, tensor: Tensor, ours: Mapping[str, torch.Si
         return Line(key, None, "unknown" if why is None else "dropped", why or "")
     if tensor.shape != ours[name]:
         return Line(key, name, "wrong shape", f"{list(tensor.shape)} where {list(ours[name])} is needed")
+    if not tensor.is_floating_point():
+        return Line(key, name, "wrong type", f"{tensor.dtype} where floating-point numbers are needed")
     if name in found:
         same = torch.equal(found[name], tensor)
         return Line(key, None if same else name, "dropped" if same else "contradicts", f"second name of {name}")
@@ -221,10 +225,16 @@ _VGGT_ALONE = [
 def vggt_as_start(depth: int) -> Layout:
     """VGGT (arXiv 2503.11651) as the start of encoder and trunk of a π³ or Flow3r whose trunk has so many blocks.
 
+    A network with camera tokens takes those too; in another, views are a set.
+
     VGGT counts blocks within a frame and over all frames apart, we count them in the order in which they run. So every
     block has a row of its own.
     """
-    rows, deeper = [Rename("aggregator.patch_embed.{rest}", "encoder.{rest}")], []
+    rows = [
+        Rename("aggregator.patch_embed.{rest}", "encoder.{rest}"),
+        Rename("aggregator.camera_token", "camera_token"),  # of the backbone that has one; of the first view, of others
+    ]
+    deeper = []
     for k in range(VGGT_BLOCKS):
         for kind, number in (("frame_blocks", 2 * k), ("global_blocks", 2 * k + 1)):
             block = f"aggregator.{kind}.{k}.{{rest}}"
@@ -232,5 +242,5 @@ def vggt_as_start(depth: int) -> Layout:
                 rows.append(Rename(block, f"decoder.{number}.{{rest}}"))
             else:
                 deeper.append(Drop(block, f"this trunk ends after {depth} blocks, VGGT's after {2 * VGGT_BLOCKS}"))
-    ours_alone = ("image_", "register_token", "point_", "conf_", "camera_", "flow_head.")
+    ours_alone = ("image_", "register_token", "point_", "conf_", "camera_decoder.", "camera_head.", "flow_head.")
     return Layout(rows, [*_VGGT_ALONE, *deeper], ours_alone)

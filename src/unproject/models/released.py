@@ -4,7 +4,7 @@ Nothing here trusts what a file says of itself beside its weights.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any, Literal
 
@@ -102,7 +102,7 @@ def multi_view_shape_of(state: Mapping[str, Tensor]) -> MultiViewShape:
     patches, positions, registers = (state[key] for key in _MULTI_VIEW)
     dim = len(patches)
     norm = state.get("decoder.0.attn.q_norm.weight")
-    head = HEAD_DIM if norm is None or dim % len(norm) else len(norm)
+    head = HEAD_DIM if norm is None or not norm.numel() or dim % norm.numel() else norm.numel()
     depth = _depth(state, "decoder")
     return MultiViewShape(
         encoder=VitShape(
@@ -122,7 +122,7 @@ def multi_view_shape_of(state: Mapping[str, Tensor]) -> MultiViewShape:
 def _require(state: Mapping[str, Tensor], ranks: Mapping[str, int], whose: str, layout: LayoutName) -> None:
     """The weights that tell the widths; without them shapes cannot be judged, names can."""
     absent = [key for key in ranks if key not in state]
-    flat = [key for key, rank in ranks.items() if key in state and state[key].ndim != rank]
+    flat = [key for key, rank in ranks.items() if key in state and (state[key].ndim != rank or not state[key].numel())]
     if not absent and not flat:
         return
     known = keys.LAYOUTS[layout]
@@ -134,15 +134,20 @@ def _require(state: Mapping[str, Tensor], ranks: Mapping[str, int], whose: str, 
 
 
 def _depth(state: Mapping[str, Tensor], stack: str) -> int:
-    numbers = [int(match.group(1)) for key in state if (match := re.match(rf"{re.escape(stack)}\.(\d+)\.", key))]
-    return max(numbers, default=-1) + 1
+    """Blocks of a stack; InputError where most of them are missing, as a file's word for their number may be any."""
+    block = re.compile(rf"{re.escape(stack)}\.(\d{{1,9}})\.")
+    numbers = {int(match.group(1)) for key in state if (match := block.match(key))}
+    depth = max(numbers, default=-1) + 1
+    if depth > 2 * len(numbers):
+        raise InputError(f"damaged weights: {len(numbers)} of {depth} blocks of {stack} are there")
+    return depth
 
 
 def _head_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
     dpt = "downstream_head1.dpt"
     levels = [state.get(f"{dpt}.act_postprocess.{level}.0.weight") for level in range(4)]
     narrow = state.get(f"{dpt}.head.0.weight")
-    if narrow is None or any(level is None for level in levels):
+    if narrow is None or narrow.ndim < 2 or not _have_width(levels):
         return {"head": "dpt" if any(key.startswith(dpt) for key in state) else "linear"}
     widths = tuple(len(level) for level in levels if level is not None)
     return {"head": "dpt", "dpt_features": narrow.shape[1], "dpt_widths": widths}
@@ -152,6 +157,11 @@ def _flow_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Nothing where there is no flow head, or where a part of it is missing: that is named when weights are placed."""
     levels = [state.get(f"flow_head.projects.{level}.weight") for level in range(LEVELS)]
     first = state.get("flow_head.scratch.layer1_rn.weight")
-    if first is None or any(level is None for level in levels):
+    if not _have_width([first, *levels]) or first is None:
         return {}
     return {"flow_widths": tuple(len(level) for level in levels if level is not None), "flow_features": len(first)}
+
+
+def _have_width(weights: Sequence[Tensor | None]) -> bool:
+    """Whether all are there, and no single numbers: those have no width to be told."""
+    return all(weight is not None and weight.ndim for weight in weights)

@@ -33,6 +33,12 @@ class Turns:
         return rope.rotate(heads, self.cos, self.sin)
 
 
+def require_even_heads(dim: int, heads: int) -> None:
+    """ValueError where heads cannot share the channels."""
+    if heads < 1 or dim % heads:
+        raise ValueError(f"{heads} heads cannot share {dim} channels; give a number that divides them")
+
+
 class SelfAttention(nn.Module):
     """Every token looks at every token of its image.
 
@@ -41,6 +47,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
+        require_even_heads(dim, heads)
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
@@ -62,6 +69,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        require_even_heads(dim, heads)
         self.heads = heads
         self.projq = nn.Linear(dim, dim)
         self.projk = nn.Linear(dim, dim)

@@ -16,6 +16,7 @@ from unproject.geometry.rigid import from_rt, nearest_rotation
 from unproject.nn.attention import Turns
 from unproject.nn.rope import grid_positions
 from unproject.nn.transformer import EncoderBlock
+from unproject.tensors import at_least_float32
 
 RopePrecision = Literal["float32", "reference"]
 
@@ -116,14 +117,14 @@ class TaskDecoder(nn.Module):
     def forward(
         self, state: TrunkState, turns: Turns, registers: int, latents: int = 0
     ) -> tuple[Float[Tensor, "F K O"], list[Float[Tensor, "F K D"]]]:
-        """Of the patches: what the head reads, in float32, and the last so many blocks' outputs."""
+        """Of the patches: what the head reads, in float32 or wider, and the last so many blocks' outputs."""
         tokens = self.projects(torch.cat([state.within, state.over], dim=-1))
         kept = []
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, turns)
             if number >= len(self.blocks) - latents:
-                kept.append(tokens[:, registers:].float())
-        return self.linear_out(tokens)[:, registers:].float(), kept
+                kept.append(at_least_float32(tokens[:, registers:]))
+        return at_least_float32(self.linear_out(tokens)[:, registers:]), kept
 
 
 class CameraHead(nn.Module):

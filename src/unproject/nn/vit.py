@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from unproject.errors import UsageError
 from unproject.nn.patches import PatchEmbed
 from unproject.nn.transformer import NORM_EPS, EncoderBlock
+from unproject.tensors import at_least_float32
 
 REGISTERS = 4
 START = 0.64
@@ -72,7 +73,7 @@ class VisionTransformer(nn.Module):
         grid = self.shape.grid
         if (rows, columns) == (grid, grid):
             return first, rest
-        square = rearrange(rest.float(), "one (h w) d -> one d h w", h=grid)
+        square = rearrange(at_least_float32(rest), "one (h w) d -> one d h w", h=grid)
         resized = interpolate(square, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False)
         return first, rearrange(resized, "one d h w -> one (h w) d").to(rest.dtype)
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import math
 import re
 import sys
 import time
@@ -75,6 +76,15 @@ class RunFolder:
 def finished(folder: Path) -> bool:
     """Whether a run lies there whose last step is done."""
     return (folder / RUN).is_file() and disk.read_json(folder / RUN)["state"] == "done"
+
+
+def versions_of(folder: Path) -> set[str]:
+    """Of this package: those that trained the run which lies there, a finished one not again; none without a run."""
+    if not (folder / RUN).is_file():
+        return set()
+    run = disk.read_json(folder / RUN)
+    steps = run.get("steps", math.inf)  # said at its end
+    return {session["versions"]["unproject"] for session in run["sessions"] if session["from_step"] < steps}
 
 
 def require_same(folder: Path, recipe: Any) -> None:

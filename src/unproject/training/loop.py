@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from unproject.errors import UsageError
+from unproject.io import disk
 from unproject.models import checkpoints
 from unproject.training import checkpoint, optimiser
 from unproject.training.bad_step import BadStep
@@ -85,41 +86,42 @@ def train(
         live: a line on stderr that says where it stands.
 
     Raises:
-        UsageError: the recipe cannot run, or is not the one that the folder was begun with.
+        UsageError: the recipe cannot run, or is not the one that the folder was begun with, or another run works there.
         UnprojectError: a loss or gradient is not finite; the step lies in the folder, for `replay`.
     """
     stop = Stop(steps, time_limit_s)
     _check_choices(steps=steps, time_limit_s=time_limit_s, workers=workers, save_every=save_every, log_every=log_every)
     check_numbers(recipe)
     where = place(device, dtype)
-    run_folder = RunFolder(folder, overwrite=overwrite, resume=resume)
-    state = fresh_state(recipe, where)
-    facts: dict[str, Any] = {"device": str(where.device), "dtype": str(where.dtype).removeprefix("torch.")}
-    log_bytes = 0
-    if run_folder.resumed:
-        require_same(run_folder.path, recipe)
-        kept = checkpoint.read(run_folder.path / STATE)
-        checkpoint.restore(state, kept, where.device)
-        log_bytes = kept["log_bytes"]
-    else:
-        if start is not None:
-            facts["start"] = _start(state, Path(start))
-        check_sources(state.model, recipe, where)
-        run_folder.begin(recipe)
-        rng = checkpoint.random_state(where.device)
-        checkpoint.write(run_folder.path / STATE, checkpoint.capture(state, rng, log_bytes))
-    run_folder.open_session({**facts, "from_step": state.step})
-    log = Log(run_folder.path, log_bytes, recipe.schedule.steps, state.step, live)
-    run = _Run(recipe, state, where, run_folder, log, _workers(workers))
-    with stop:
-        try:
-            with deaths_explained():
-                return run.go(stop, _Every(save_every_s, save_every), log_every)
-        except BaseException as error:
-            run_folder.say("failed", step=state.step, error=f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            log.close()
+    with disk.alone(folder):
+        run_folder = RunFolder(folder, overwrite=overwrite, resume=resume)
+        state = fresh_state(recipe, where)
+        facts: dict[str, Any] = {"device": str(where.device), "dtype": str(where.dtype).removeprefix("torch.")}
+        log_bytes = 0
+        if run_folder.resumed:
+            require_same(run_folder.path, recipe)
+            kept = checkpoint.read(run_folder.path / STATE)
+            checkpoint.restore(state, kept, where.device)
+            log_bytes = kept["log_bytes"]
+        else:
+            if start is not None:
+                facts["start"] = _start(state, Path(start))
+            check_sources(state.model, recipe, where)
+            run_folder.begin(recipe)
+            rng = checkpoint.random_state(where.device)
+            checkpoint.write(run_folder.path / STATE, checkpoint.capture(state, rng, log_bytes))
+        run_folder.open_session({**facts, "from_step": state.step})
+        log = Log(run_folder.path, log_bytes, recipe.schedule.steps, state.step, live)
+        run = _Run(recipe, state, where, run_folder, log, _workers(workers))
+        with stop:
+            try:
+                with deaths_explained():
+                    return run.go(stop, _Every(save_every_s, save_every), log_every)
+            except BaseException as error:
+                run_folder.say("failed", step=state.step, error=f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                log.close()
 
 
 def _check_choices(**choices: float | None) -> None:
