@@ -17,9 +17,9 @@ from unproject.recipes import weak_designs as small_ones
 from unproject.recipes.flow3r import unlabelled
 from unproject.recipes.reliev3r import finetuned, labelled_source, supervised, warm_up, weak, weak_source
 from unproject.recipes.weak_designs import HELD_OUT, SUPERVISED, SYNTHETIC, VIDEOS, WEAK, weak_designs
+from unproject.training.door import check_numbers
 from unproject.training.loop import train
 from unproject.training.recipe import Recipe
-from unproject.training.sampler import check_numbers
 
 ROOMS = Chosen(dataset=SyntheticClips(seed=5, moving=False, augmentation=None), numbers=tuple(range(4)))
 RAW = Weakened(dataset=ROOMS, tracks=128)
@@ -108,7 +108,6 @@ def test_every_stage_of_a_small_comparison_takes_a_step(tmp_path, monkeypatch, r
     for number, recipe in enumerate(weak_designs((WEAK,), rays=rays, warm=True, steps=1)):
         recipe = replace(recipe, validation=replace(recipe.validation, numbers=(0, 1)))
         start = train(recipe, tmp_path / str(number), start=start, workers=0).weights
-        measured = [
-            line for line in map(json.loads, (tmp_path / str(number) / "log.jsonl").open()) if "validation" in line
-        ]
-        assert {"point_relative", "auc30", "ate", "depth_inliers"} <= set(measured[-1]["validation"])
+        lines = map(json.loads, (tmp_path / str(number) / "log.jsonl").read_text().splitlines())
+        measured = [line["validation"] for line in lines if "validation" in line]
+        assert {"point_relative", "auc30", "ate", "depth_inliers"} <= set(measured[-1])
