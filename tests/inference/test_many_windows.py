@@ -264,7 +264,8 @@ def test_a_small_network_on_long_input_in_bounded_memory(tmp_path, write_video, 
     if kind == "video":
         assert peak < 1.1 * peak_gib(60)  # five times the frames, the same windows
     else:
-        assert said < room < network_input._window_gib(network, open_source(source), 112, count, True)
+        whole = network_input._window_gib(network, open_source(source), 112, count, True)
+        assert said < network_input.SPARE * room < whole  # not all of them at once
     assert_complete(Reconstruction.load(tmp_path / f"out{count}"), count, kind)
     assert validate(tmp_path / f"out{count}").passed
 

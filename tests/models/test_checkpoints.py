@@ -1,7 +1,10 @@
 import argparse
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
-from pathlib import PosixPath
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
@@ -252,6 +255,30 @@ def test_damaged_files(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
         checkpoints.load(tmp_path / name)
+
+
+READ = """
+import re, sys
+from pathlib import Path
+from unproject.models import checkpoints
+peak_mib = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 2**10
+before = peak_mib()
+state = checkpoints.read_weights(Path(sys.argv[1]))
+print(peak_mib() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells no peak of memory")
+def test_reading_a_file_takes_its_weights_once(tmp_path):
+    save_file({f"{number}": torch.zeros(2**19) for number in range(128)}, tmp_path / "x.safetensors")
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path / "x.safetensors")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(checkpoints.__file__).parents[2])},
+    )
+    assert 250 < float(run.stdout) < 1.5 * 256
 
 
 def test_files_without_weights(tmp_path):

@@ -43,6 +43,8 @@ NAME_OF: dict[type[Reconstructor], str] = {
 SAME_NAMES = keys.Layout(keys.SAME_NAMES)
 PART_OF = keys.Layout(keys.SAME_NAMES, [keys.Drop("{rest}", "this network has no such part")], fresh="")
 
+TENSORS_AT_ONCE = 32
+
 # What the released pickles hold beside tensors: the training script's arguments and NumPy's numbers, under the names of
 # both of its major versions. All of these only carry data.
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -71,9 +73,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"no weights at {path}; download them there or name another file")
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as file:
-                # Clones: in the mapped file tensors lie at odd addresses, and arithmetic there rounds otherwise.
-                return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return _safetensors(path)
         except (SafetensorError, *_DAMAGED) as error:
             raise InputError(f"{path} is damaged: {error}; fetch it again") from error
     try:
@@ -86,6 +86,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except _DAMAGED as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); fetch it again") from error
     return _tensors(path, content)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    """Few at a time, and the file closed between them: what is mapped of it counts as memory until then."""
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+    found: dict[str, Tensor] = {}
+    for start in range(0, len(names), TENSORS_AT_ONCE):
+        with safe_open(path, "pt") as file:
+            for name in names[start : start + TENSORS_AT_ONCE]:
+                # Clones: in the mapped file tensors lie at odd addresses, and arithmetic there rounds otherwise.
+                found[name] = file.get_tensor(name).clone()
+    return found
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
