@@ -38,6 +38,18 @@ class Sample:
     """Of each clip: enough to find it again."""
 
 
+def joined(clips: Sequence[Labels], views: int) -> Labels:
+    """Labels of one batch, of those of clips of so many views: views and tracks are counted through it."""
+    parts, before = [], 0
+    for place, labels in enumerate(clips):
+        tracks = labels.tracks
+        if tracks is not None:
+            tracks = replace(tracks, view=tracks.view + place * views, track=tracks.track + before)
+            before = int(tracks.track.max()) + 1 if len(tracks.track) else before
+        parts.append(replace(labels, tracks=tracks))
+    return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+
+
 class Dataset(ABC):
     """A frozen dataclass whose fields are its configuration.
 

@@ -7,6 +7,7 @@ as footage with and without labels may be.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from unproject.data.augment import Augmentation, augment
 from unproject.data.base import Dataset, Framing, Sample, pair_table
-from unproject.data.paths import handheld
+from unproject.data.paths import handheld, orbit
 from unproject.data.rooms import sample_world
 from unproject.data.scene import World, map_batch
 from unproject.data.synthetic import render
@@ -45,6 +46,8 @@ class SyntheticClips(Dataset):
     """Along the longer side."""
     wander: float = 1.0
     """How far the camera looks about, over what a calm hand does."""
+    sweep: float | None = None
+    """Walk around a table by so many radians in three seconds, looking at it; None: a hand crosses a room."""
     moving: bool = True
     textures: int = 0
     """Worlds of different numbers have no picture and no pattern in common, only kinds of them."""
@@ -70,8 +73,10 @@ class SyntheticClips(Dataset):
     def _group(self, group: int, rows: list[int], framing: Framing) -> tuple[Views, Labels]:
         seed = mixed_seed(self.seed, group)
         generator = torch.Generator().manual_seed(seed)
-        world = sample_world(seed, batch=GROUP, moving=self.moving, textures=self.textures)
-        path = handheld(world.stage, seed, duration_s=DURATION_S)
+        around = self.sweep is not None
+        world = sample_world(seed, batch=GROUP, moving=self.moving, ring=around, textures=self.textures)
+        walk = handheld if self.sweep is None else partial(orbit, sweep=self.sweep)
+        path = walk(world.stage, seed, duration_s=DURATION_S)
         path = replace(path, wander=self.wander * path.wander)
         low, high = (math.log(span) for span in self.span_s)
         span = (low + (high - low) * torch.rand(GROUP, generator=generator)).exp()

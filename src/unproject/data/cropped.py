@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unproject.data.base import Dataset, Framing, Sample
+from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
-from unproject.data.weak import joined
 from unproject.errors import InputError
 from unproject.tensors import map_tensors
 from unproject.types import Known, Tracks
@@ -35,11 +34,7 @@ class Cropped(Dataset):
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
         """The same clips; what lies outside is not known to have been there."""
         parts = [self._clip(number, framing) for number in numbers]
-        tracks = [part.labels.tracks for part in parts]
-        bare = [replace(part.labels, tracks=None) for part in parts]
-        labels = map_tensors(lambda *same: torch.cat(same), *bare)
-        if all(some is not None for some in tracks):
-            labels = replace(labels, tracks=joined([some for some in tracks if some is not None], framing.views))
+        labels = joined([part.labels for part in parts], framing.views)
         views = map_tensors(lambda *same: torch.cat(same), *(part.views for part in parts))
         return Sample(views=views, labels=labels, names=tuple(part.names[0] for part in parts))
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unproject.data.base import Dataset, Framing, Sample
+from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
 from unproject.errors import UsageError
@@ -84,7 +84,7 @@ class LabelShards(Dataset):
             times=torch.tensor([[clip.clip.times_s[view] for view in clip.order] for clip in clips]),
             pairs=torch.tensor(framing.pairs, dtype=torch.long).view(-1, 2).expand(len(clips), -1, -1),
         )
-        labels = _joined([clip.labels(library.labels) for clip in clips], framing.views)
+        labels = joined([clip.labels(library.labels) for clip in clips], framing.views)
         return Sample(views=views, labels=labels, names=tuple(f"{row.file} {row.key}" for row in rows))
 
 
@@ -239,17 +239,3 @@ def _near(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
 
 def _known(value: np.ndarray, weight: np.ndarray) -> Known:
     return Known(torch.from_numpy(value)[None], torch.from_numpy(weight.astype(np.float32))[None])
-
-
-def _joined(clips: list[Labels], views: int) -> Labels:
-    """One batch of several; views and tracks are counted through it."""
-    parts, before = [], 0
-    for place, labels in enumerate(clips):
-        tracks = labels.tracks
-        if tracks is not None:
-            labels = replace(
-                labels, tracks=replace(tracks, view=tracks.view + place * views, track=tracks.track + before)
-            )
-            before += tracks.count
-        parts.append(labels)
-    return map_tensors(lambda *tensors: torch.cat(tensors), *parts)

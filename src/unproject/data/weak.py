@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unproject.data.base import Dataset, Framing, Sample
+from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import pixel_grid, project
@@ -52,17 +52,12 @@ class Weakened(Dataset):
         """The same images."""
         exact = self.dataset(numbers, framing)
         seeds = [mixed_seed(0x3EA4, number) for number in numbers]
-        parts = [self._clip(exact.labels, clip, torch.Generator().manual_seed(seed)) for clip, seed in enumerate(seeds)]
-        depth, tracks = zip(*parts, strict=True)
+        clips = [self._clip(exact.labels, clip, torch.Generator().manual_seed(seed)) for clip, seed in enumerate(seeds)]
         views = exact.views if self.intrinsics else replace(exact.views, intrinsics=None)
-        labels = Labels(
-            mono_depth=Known(torch.stack(depth), torch.ones(len(depth), *depth[0].shape)),
-            tracks=joined(tracks, framing.views),
-            intrinsics=exact.labels.intrinsics if self.intrinsics else None,
-        )
+        labels = replace(joined(clips, framing.views), intrinsics=exact.labels.intrinsics if self.intrinsics else None)
         return replace(exact, views=views, labels=labels)
 
-    def _clip(self, labels: Labels, clip: int, generator: torch.Generator) -> tuple[Tensor, Tracks]:
+    def _clip(self, labels: Labels, clip: int, generator: torch.Generator) -> Labels:
         points, poses, intrinsics = (
             require(labels, name).value[clip] for name in ("points", "world_from_cam", "intrinsics")
         )
@@ -73,7 +68,8 @@ class Weakened(Dataset):
             anywhere = torch.rand(len(seen.uv), 2, generator=generator) * seen.uv.new_tensor(depth.shape[:0:-1])
             wrong = torch.rand(len(seen.uv), generator=generator) < self.outliers
             seen = replace(seen, uv=torch.where(wrong[:, None], anywhere, seen.uv))
-        return _relative(depth, known, self.error, generator), seen
+        relative = _relative(depth, known, self.error, generator)
+        return Labels(mono_depth=Known(relative[None], torch.ones_like(relative)[None]), tracks=seen)
 
 
 def _relative(
@@ -113,16 +109,3 @@ def _followed(
     track, view = (inside & same).T.nonzero(as_tuple=True)
     rows = Tracks(view=view, track=track, uv=uv[view, track], weight=torch.ones(len(view), dtype=uv.dtype))
     return rows.select(rows.lengths()[rows.track] >= 2)
-
-
-def joined(clips: Sequence[Tracks], views: int) -> Tracks:
-    """Tracks of several clips of so many views, counted through the batch."""
-    starts = [0]
-    for clip in clips:
-        starts.append(starts[-1] + clip.count)
-    return Tracks(
-        view=torch.cat([clip.view + number * views for number, clip in enumerate(clips)]),
-        track=torch.cat([clip.track + start for clip, start in zip(clips, starts, strict=False)]),
-        uv=torch.cat([clip.uv for clip in clips]),
-        weight=torch.cat([clip.weight for clip in clips]),
-    )

@@ -57,6 +57,7 @@ KNOWN = {
         "none released",
         "its authors released none; train it from CroCo v2 (huggingface.co/naver and github.com/naver/croco)",
     ),
+    "reliev3r": Known("none released", "its authors released none; train it (docs/training.md)"),
 }  # fmt: skip
 """By the name that `build` knows the network by."""
 

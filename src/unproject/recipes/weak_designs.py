@@ -23,12 +23,12 @@ from unproject.nn.vit import VitShape
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
 
 VIDEOS = SyntheticClips(
-    seed=30, span_s=(0.8, 2.6), field_of_view_deg=(42.0, 78.0), wander=4.0, moving=False, textures=1, augmentation=None
+    seed=30, span_s=(1.2, 2.8), field_of_view_deg=(42.0, 78.0), sweep=1.2, moving=False, textures=1, augmentation=None
 )
 """The footage that is learned from."""
 HELD_OUT = replace(VIDEOS, seed=31)
 SYNTHETIC = SyntheticClips(
-    seed=32, span_s=(0.6, 1.5), field_of_view_deg=(58.0, 66.0), wander=4.0, moving=False, augmentation=None
+    seed=32, span_s=(0.8, 1.6), field_of_view_deg=(58.0, 66.0), sweep=1.2, moving=False, augmentation=None
 )
 """Of which all is known, for the supplement's first stage: other textures, one kind of lens, less motion."""
 SHAPE = replace(SIZES["tiny"], encoder=VitShape(dim=64, depth=2, heads=2, patch=10, grid=5), task_depth=4)
