@@ -227,6 +227,7 @@ def claiming(width: int, height: int) -> bytes:
 PICTURES = {
     "other size": picture(33, 24),
     "claims 65500 pixels a side": claiming(65500, 65500),
+    "claims 100 megapixels": claiming(10000, 10000),
     "progressive": picture(32, 24, progressive=True),
     "grey": picture(32, 24, mode="L"),
     "PNG": picture(32, 24, "PNG"),

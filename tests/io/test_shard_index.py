@@ -54,8 +54,8 @@ def test_an_index_is_the_same_bytes_for_the_same_rows(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / INDEX).read_bytes()
     write_index(tmp_path / "none", ())
     assert len(read_index(tmp_path / "none")) == 0 and read_index(tmp_path / "none").labels == ()
-    write_index(tmp_path / "a", reversed(rows))
-    assert tuple(read_index(tmp_path / "a")) == rows[::-1]
+    write_index(tmp_path / "run=3" / INDEX, reversed(rows))  # readers of Parquet make a column of such a folder
+    assert tuple(read_index(tmp_path / "run=3" / INDEX)) == rows[::-1]
 
 
 def test_many_rows_go_in_parts(folder, tmp_path, monkeypatch):

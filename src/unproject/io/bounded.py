@@ -22,7 +22,8 @@ from unproject.io import disk
 
 DAMAGE = (
     OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, ArithmeticError, SyntaxError, TypeError,
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, cv2.error, Image.DecompressionBombError,
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, cv2.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 """Everything that damaged or hostile bytes make the readers raise."""
 BLOCK = tarfile.BLOCKSIZE

@@ -209,14 +209,16 @@ def read_index(path: Path) -> Rows:
         UsageError: pyarrow is not installed.
         InputError: the file is missing, damaged, or is no such index.
     """
-    parquet = _arrow("pyarrow.parquet")
+    pyarrow, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
     if not path.is_file():
         raise InputError(f"{path} is missing: finish `unproject label`, which writes it last")
     with _explained(path):
         with parquet.ParquetFile(path) as file:
             _check_claims(file, path.stat().st_size)
         # Texts stay a number per row: one long text and a million rows would be a million long texts.
-        return Rows(path, parquet.read_table(path, read_dictionary=[*_TEXTS, "quality.key_value.key"]))
+        with parquet.ParquetFile(path, read_dictionary=[*_TEXTS, "quality.key_value.key"]) as file:
+            parts = [file.read_row_group(part) for part in range(file.num_row_groups)]
+            return Rows(path, pyarrow.concat_tables([file.schema_arrow.empty_table(), *parts]))
 
 
 def _check_claims(file: Any, size: int) -> None:
