@@ -97,12 +97,12 @@ class Judged:
     seen: np.ndarray
 
 
-def flow_table() -> None:
+def flow_table(gaps: Sequence[int]) -> None:
     """End-point error and covisibility by distance in time."""
     print("\nFlow in rendered rooms\n")
     columns = ("frames apart", "way", "seen", "median px", "mean px", "within 1 px", "over 3 px")
     print(head(*columns, "precision", "recall", "right"))
-    for gap in GAPS:
+    for gap in gaps:
         for name, way in WAYS.items() if gap > 1 else [("direct", direct)]:
             parts = list(judged(gap, way))
             error, trusted, seen = (
@@ -135,11 +135,11 @@ def truth_of(seed: int, moving: bool, source: int, target: int) -> tuple[np.ndar
     return flow, synthetic.covisibility(rendering, source, target)[0].numpy()
 
 
-def tracks_table() -> None:
+def tracks_table(gaps: Sequence[int]) -> None:
     """How far tracks are from where their points went, by how long they were followed."""
     print("\nTracks in rendered rooms\n")
     print(head("frames apart", "trusted", "points", "still seen", "median px", "within 1 px", "over 3 px", "left"))
-    for gap in GAPS:
+    for gap in gaps:
         found = [followed(seed, moving, gap) for seed, moving in ROOMS]
         begun = sum(start for _, start in found)
         error, trust, seen = (np.concatenate([getattr(part, name) for part, _ in found]) for name in FOLLOWED)
@@ -194,7 +194,7 @@ def nearest_surface(uv: np.ndarray, landed: np.ndarray, flow: np.ndarray) -> tup
     return errors[each, best], row[each, best], column[each, best]
 
 
-def real_table() -> None:
+def real_table(gaps: Sequence[int]) -> None:
     """Distance of flow and tracks from the epipolar lines of true cameras."""
     print("\nReal clips: Sampson distance under the true cameras, in pixels of pictures 512 across\n")
     print(head("clip", "frames apart", "labels", "matches", "trusted", "median px", "within 1.5 px", "over 3 px"))
@@ -205,7 +205,7 @@ def real_table() -> None:
             print(f"skipped {name}: {reason}")
             continue
         images = pictures(clip)
-        for gap in [gap for gap in GAPS if gap == 1 or (clip.ordered and gap < len(images))]:
+        for gap in [gap for gap in gaps if gap == 1 or (clip.ordered and gap < len(images))]:
             for kind, matched in real_matches(clip, images, gap).items():
                 distance = np.concatenate([epipolar_px(clip, images, *each[:4]) for each in matched])
                 shares = (distance < 1.5).mean(), (distance > 3).mean()
@@ -259,9 +259,10 @@ def epipolar_px(
     return (sampson_distance(essential, *xy) * np.mean(scale)).numpy()
 
 
-def time_table() -> None:
-    """Seconds of a teacher for one clip of eight views, on one thread."""
-    print("\nSeconds for a clip of 8 views and 16 pairs, 512x288, one thread of OpenCV\n")
+def time_table(gaps: Sequence[int]) -> None:
+    """What a teacher takes for one clip of eight views, on one thread."""
+    del gaps
+    print("\nSeconds of a processor for a clip of 8 views and 16 pairs, 512x288, one thread of OpenCV\n")
     print(head("frames", "flow", "tracks"))
     cv2.setNumThreads(1)
     images = [resize(image, 512, 288) for image in room(*ROOMS[0]).images]
@@ -270,9 +271,9 @@ def time_table() -> None:
         shot = Shot(images=images[:count], views=views, pairs=ring(8))
         cells = []
         for each in (DisTeacher(), KltTeacher()):
-            began = time.perf_counter()
+            began = time.process_time()
             each.label(shot)
-            cells.append(number(time.perf_counter() - began, 2))
+            cells.append(number(time.process_time() - began, 2))
         print(line(str(count), *cells), flush=True)
 
 
@@ -283,10 +284,11 @@ def main() -> None:
     """Print the tables line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=[*TABLES], metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--gaps", nargs="+", type=int, default=GAPS, metavar="FRAMES", help="how far views are apart")
     arguments = parser.parse_args()
     print(machine())
     for name in arguments.tables:
-        TABLES[name]()
+        TABLES[name](arguments.gaps)
 
 
 if __name__ == "__main__":

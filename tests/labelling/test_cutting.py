@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from odd_clips import black, snow
 from panned import WIDTH, as_frames, panned, steady
 
+from unproject.labelling import cutting
 from unproject.labelling.cutting import WINDOW, Cut, Frame, Useless, cuts, evenly, flaw, sharpness
 from unproject.labelling.wishes import Wishes
 
@@ -83,12 +84,19 @@ def test_no_clip_reaches_over_a_cut(pan):
         assert len({frame.number // 20 for frame in clip.frames}) == 1
 
 
-def test_a_station_sign_does_not_hide_a_cut(pan):
-    images = [image.copy() for image in pan[:16] + panned(steady(16, 8.0), seed=1)]
+def test_a_station_sign_does_not_hide_a_cut(pan, monkeypatch):
+    images = [image.copy() for image in pan[:6] + panned(steady(16, 8.0), seed=1)]
     for image in images:
-        image[10:40, 10:60] = panned([0.0], seed=9)[0][10:40, 10:60]
-    parts = cut(images)
-    assert all(len({frame.number // 16 for frame in part.frames}) == 1 for part in parts if isinstance(part, Cut))
+        image[10:80, 10:110] = panned([0.0], seed=9)[0][10:80, 10:110]
+
+    def sides():
+        parts = cut(images, Wishes(views=4, least_overlap=0.05))
+        return [{frame.number < 6 for frame in part.frames} for part in parts if isinstance(part, Cut)]
+
+    assert sides()
+    assert all(len(each) == 1 for each in sides())
+    monkeypatch.setattr(cutting, "FOLLOWED", 0.03)
+    assert any(len(each) == 2 for each in sides())
 
 
 def test_a_camera_at_rest_gives_nothing_and_a_clip_begins_where_it_moves(pan):

@@ -31,9 +31,9 @@ def labelled_clips(
 ) -> Iterator[LabelledClip | Rejection]:
     """Cut a video into clips and have them labelled; what gives none is turned down with a reason.
 
-    The video is decoded once, front to back, and at most about two hundred small frames are held, however long it is.
+    The video is decoded once, front to back, and `cutting.WINDOW` small frames are held at most, however long it is.
     The same bytes give the same clips on any number of threads. No fault of the video is an error: what comes before
-    it is used.
+    it is used. ``quality`` holds overlap, motion_px, sharpness, the share of pairs that were kept and `gates.summary`.
 
     Args:
         video: the file.
@@ -47,7 +47,7 @@ def labelled_clips(
     try:
         index = index_video(video)
     except InputError as error:
-        yield Rejection(file=name, where="", reason=str(error).replace(str(video), name))
+        yield Rejection(file=name, where="", reason=str(error).replace(str(video), name, 1))
         return
     width, height = label_size(index.width, index.height, wishes.long_side)
     if min(width, height) < LEAST_SIDE:
@@ -62,7 +62,7 @@ def labelled_clips(
         if given == wishes.most_clips:
             return
     for where, reason in reading.damage:
-        yield Rejection(file=name, where=where, reason=reason.replace(str(video), name))
+        yield Rejection(file=name, where=where, reason=reason.replace(str(video), name, 1))
 
 
 def label_size(width: int, height: int, long_side: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from unproject.geometry.rays import sampson_distance
 from unproject.teachers.flow import round_trip_px
 from unproject.teachers.tracks import LEAST_TRUST
-from unproject.types import Labels, Tracks
+from unproject.types import Known, Labels, Tracks, require
 
 SAMPSON_PX = 1.5
 """Distance within which a match agrees with a fundamental matrix, and a homography with a match."""
@@ -65,8 +65,8 @@ def pair_qualities(labels: Labels, pairs: Sequence[tuple[int, int]]) -> list[Pai
 
 
 def _flow_quality(labels: Labels, pairs: Sequence[tuple[int, int]], number: int) -> dict:
-    assert labels.flow is not None
-    value, weight = (part[0].numpy() for part in (labels.flow.value, labels.flow.weight))
+    flow: Known = require(labels, "flow")
+    value, weight = flow.value[0].numpy(), flow.weight[0].numpy()
     trusted = weight[number] > SEEN
     back = pairs.index(pairs[number][::-1]) if pairs[number][::-1] in pairs else None
     trip = None if back is None else round_trip_px(value[number], value[back])[trusted]
@@ -141,7 +141,7 @@ def connected(pairs: Sequence[tuple[int, int]], views: int) -> bool:
 
 
 def summary(qualities: Sequence[PairQuality]) -> dict[str, float]:
-    """Of a clip's pairs, the median of each figure, and the least where pairs may be bad; None is left out."""
+    """The median over pairs of each figure: tracks_inliers, flow_sampson_px, covisible and so on, where measured."""
     figures: dict[str, list[float]] = {}
     for quality in qualities:
         for kind in ("tracks", "flow"):

@@ -49,7 +49,7 @@ class _Carried:
 
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
-        self.step = cache(self._step)
+        self._steps: dict[int, BothWays] = {}
 
     def between(self, first: int, last: int) -> BothWays:
         """From one view to a later one, or to itself."""
@@ -60,8 +60,14 @@ class _Carried:
         ways = reduce(carried_on, map(self.step, range(first, last)))
         return self._polished(self.shot.views[first], self.shot.views[last], ways)
 
-    def _step(self, view: int) -> BothWays:
-        """From a view to the next: over the frames between them, or straight where there are none."""
+    def step(self, view: int) -> BothWays:
+        """From a view to the next."""
+        if view not in self._steps:
+            self._steps[view] = self._stepped(view)
+        return self._steps[view]
+
+    def _stepped(self, view: int) -> BothWays:
+        """Over the frames between a view and the next, or straight where these are few."""
         first, last = self.shot.views[view : view + 2]
         hops = math.ceil((last - first) / HOP)
         if hops == 1:
