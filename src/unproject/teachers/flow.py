@@ -1,7 +1,14 @@
-"""Dense flow without weights: DIS both ways, trusted where it comes back to where it started."""
+"""Dense flow without weights: DIS both ways, trusted where it comes back to where it started.
 
+DIS alone finds neighbouring frames. Between views with frames in between it starts from flow that was carried along
+these; `python -m benchmarks.label_quality` compares that with either alone.
+"""
+
+import math
 import threading
 from dataclasses import dataclass
+from functools import cache, reduce
+from itertools import pairwise
 from typing import final
 
 import cv2
@@ -11,7 +18,11 @@ import torch
 from unproject.teachers.base import Shot, Teacher
 from unproject.types import Known, Labels
 
+HOP = 4
+"""Frames that carried flow passes at once, at most."""
 _LOCAL = threading.local()
+BothWays = tuple[np.ndarray, np.ndarray]
+"""Flow (float32 [H, W, 2], pixels) there and back."""
 
 
 @final
@@ -21,17 +32,68 @@ class DisTeacher(Teacher):
 
     def label(self, shot: Shot) -> Labels:
         """`Labels.flow` with value [1, P, H, W, 2] and weight [1, P, H, W]."""
-        greys = [cv2.cvtColor(shot.images[view], cv2.COLOR_RGB2GRAY) for view in shot.views]
-        flows, weights = [], []
-        for source, target in shot.pairs:
-            forward, backward = flow_both_ways(greys[source], greys[target])
-            flows.append(torch.from_numpy(forward))
-            weights.append(torch.from_numpy(covisibility(forward, backward)))
-        return Labels(flow=Known(torch.stack(flows)[None], torch.stack(weights)[None]))
+        between = cache(_Carried(shot).between)
+        height, width = shot.images[0].shape[:2]
+        flow = torch.zeros(1, len(shot.pairs), height, width, 2)
+        weight = torch.zeros(1, len(shot.pairs), height, width)
+        for number, (source, target) in enumerate(shot.pairs):
+            ways = between(min(source, target), max(source, target))
+            forward, backward = ways if source <= target else ways[::-1]
+            flow[0, number] = torch.from_numpy(forward)
+            weight[0, number] = torch.from_numpy(covisibility(forward, backward))
+        return Labels(flow=Known(flow, weight))
 
 
-def flow_both_ways(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flow (float32 [H, W, 2], pixels) between two uint8 images [H, W] of one size, there and back.
+class _Carried:
+    """Flow between views of a shot, each found from the flow between those that lie between them."""
+
+    def __init__(self, shot: Shot) -> None:
+        self.shot = shot
+        self.step = cache(self._step)
+
+    def between(self, first: int, last: int) -> BothWays:
+        """From one view to a later one, or to itself."""
+        if last - first == 1:
+            return self.step(first)
+        if last == first:
+            return flow_both_ways(self._grey(self.shot.views[first]), self._grey(self.shot.views[last]))
+        ways = reduce(carried_on, map(self.step, range(first, last)))
+        return self._polished(self.shot.views[first], self.shot.views[last], ways)
+
+    def _step(self, view: int) -> BothWays:
+        """From a view to the next: over the frames between them, or straight where there are none."""
+        first, last = self.shot.views[view : view + 2]
+        hops = math.ceil((last - first) / HOP)
+        if hops == 1:
+            return flow_both_ways(self._grey(first), self._grey(last))
+        greys = [self._grey(stop) for stop in np.linspace(first, last, hops + 1).round().astype(int).tolist()]
+        quick = ((_hasty().calc(one, two, None), _hasty().calc(two, one, None)) for one, two in pairwise(greys))
+        return self._polished(first, last, reduce(carried_on, quick))
+
+    def _polished(self, first: int, last: int, ways: BothWays) -> BothWays:
+        """DIS between two frames that begins with, and overwrites, what was carried along others."""
+        one, two = self._grey(first), self._grey(last)
+        return _engine().calc(one, two, ways[0]), _engine().calc(two, one, ways[1])
+
+    def _grey(self, number: int) -> np.ndarray:
+        return cv2.cvtColor(self.shot.images[number], cv2.COLOR_RGB2GRAY)
+
+
+def carried_on(ways: BothWays, further: BothWays) -> BothWays:
+    """From a first frame to a third, of flow between the first and the second and the second and the third."""
+    return ways[0] + looked_up(further[0], ways[0]), further[1] + looked_up(ways[1], further[1])
+
+
+def looked_up(field: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """What a field [H, W, 2] holds where flow [H, W, 2] leads; at the nearest edge where it leads out of the image."""
+    height, width = flow.shape[:2]
+    column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = column + flow[..., 0], row + flow[..., 1]
+    return cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def flow_both_ways(one: np.ndarray, two: np.ndarray) -> BothWays:
+    """Flow between two uint8 images [H, W] of one size, there and back.
 
     Finest scale 0: the preset stops at half resolution, and depth from it was a third less accurate on a static scene.
     """
@@ -49,13 +111,20 @@ def _engine() -> cv2.DISOpticalFlow:
     return _LOCAL.engine
 
 
+def _hasty() -> cv2.DISOpticalFlow:
+    """For flow that others set right: at half resolution, a fifth of the time for the same end (measured)."""
+    if not hasattr(_LOCAL, "hasty"):
+        _LOCAL.hasty = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        _LOCAL.hasty.setFinestScale(1)
+    return _LOCAL.hasty
+
+
 def round_trip_px(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """How far from its start a pixel lands after going there and back, [H, W]; infinite where it leaves the image."""
     height, width = forward.shape[:2]
     column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = column + forward[..., 0], row + forward[..., 1]
-    back = cv2.remap(backward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    error = np.linalg.norm(forward + back, axis=2)
+    error = np.linalg.norm(forward + looked_up(backward, forward), axis=2)
     return np.where((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1), error, np.inf)
 
 

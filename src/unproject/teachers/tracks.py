@@ -93,6 +93,11 @@ class KltTracker:
         self._rows.append((view, alive.number, alive.uv + 0.5, trust))  # OpenCV has pixel centres at integers
         self._previous, self._frame = grey, self._frame + 1
 
+    @property
+    def alive(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the points that live after the last frame, ascending, and their pixels [K, 2]."""
+        return self._alive.number, self._alive.uv + 0.5
+
     def finish(self) -> Tracks:
         """Everything that was followed into at least a second frame; views are frame numbers."""
         rows = self._rows or [(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2)), np.zeros(0))]
@@ -255,11 +260,11 @@ def follow_each_other(greys: Sequence[np.ndarray]) -> bool:
     for number in np.linspace(0, len(greys) - 2, 8).round().astype(int).tolist():
         tracker = KltTracker(target=300)
         tracker.feed(greys[number])
-        before, numbers = tracker._alive.uv, tracker._alive.number
+        numbers, before = tracker.alive
         tracker.feed(greys[number + 1])
-        alive = tracker._alive
-        stayed = np.isin(alive.number, numbers)
-        shift = np.linalg.norm(alive.uv[stayed] - before[np.searchsorted(numbers, alive.number[stayed])], axis=1)
+        alive, uv = tracker.alive
+        stayed = np.isin(alive, numbers)
+        shift = np.linalg.norm(uv[stayed] - before[np.searchsorted(numbers, alive[stayed])], axis=1)
         near = stayed.any() and np.median(shift) < 0.06 * max(greys[number].shape)
         steady += bool(near and stayed.sum() >= 0.6 * len(numbers))
     return steady >= 6

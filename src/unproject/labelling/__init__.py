@@ -1,0 +1,1 @@
+"""From raw video to labelled clips."""
