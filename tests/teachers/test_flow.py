@@ -8,7 +8,7 @@ from planar_world import about, clip, moved
 
 from unproject.data import synthetic
 from unproject.teachers.base import Shot
-from unproject.teachers.flow import DisTeacher, covisibility, flow_both_ways, round_trip_px
+from unproject.teachers.flow import DisTeacher, carried_on, covisibility, flow_both_ways, round_trip_px
 
 
 def flow_of(matrix, height, width):
@@ -127,3 +127,122 @@ def test_flow_is_the_same_from_several_threads():
 def test_images_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match="one size"):
         flow_both_ways(np.zeros((40, 60), np.uint8), np.zeros((60, 40), np.uint8))
+
+
+def slow_look_up(field, flow):
+    """Pixel by pixel, by hand; the nearest edge outside."""
+    height, width = flow.shape[:2]
+    found = np.zeros_like(field)
+    for row in range(height):
+        for column in range(width):
+            x = min(max(column + flow[row, column, 0], 0), width - 1)
+            y = min(max(row + flow[row, column, 1], 0), height - 1)
+            left, top = min(int(x), width - 2), min(int(y), height - 2)
+            a, b = x - left, y - top
+            upper = (1 - a) * field[top, left] + a * field[top, left + 1]
+            lower = (1 - a) * field[top + 1, left] + a * field[top + 1, left + 1]
+            found[row, column] = (1 - b) * upper + b * lower
+    return found
+
+
+def test_carried_flow_equals_the_pixel_by_pixel_twin():
+    rng = np.random.default_rng(0)
+    one, two, three, four = (
+        cv2.GaussianBlur(rng.normal(size=(24, 30, 2)) * 20, (0, 0), 3).astype(np.float32) for _ in range(4)
+    )
+    forward, backward = carried_on((one, two), (three, four))
+    # remap knows 32 places between two pixels
+    np.testing.assert_allclose(forward, one + slow_look_up(three, one), atol=0.1)
+    np.testing.assert_allclose(backward, four + slow_look_up(two, four), atol=0.1)
+
+
+@pytest.mark.parametrize("turn_deg", [0.0, 3.0])
+def test_carried_flow_of_known_maps_is_that_of_their_product(turn_deg):
+    steps = [about((130, 100), turn_deg=turn_deg, shift=(4.0, -3.0)), about((130, 100), zoom=1.05, shift=(2.0, 5.0))]
+    ways = [(flow_of(step, 200, 260), flow_of(np.linalg.inv(step), 200, 260)) for step in steps]
+    forward, backward = carried_on(*ways)
+    inside = np.s_[30:-30, 30:-30]
+    np.testing.assert_allclose(forward[inside], flow_of(steps[1] @ steps[0], 200, 260)[inside], atol=0.02)
+    both_back = flow_of(np.linalg.inv(steps[1] @ steps[0]), 200, 260)
+    np.testing.assert_allclose(backward[inside], both_back[inside], atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def slide():
+    """A texture that slides by over half of the picture: too far for DIS at once."""
+    frames = clip([about((130, 100), shift=(-6.0 * n, 2.0 * n)) for n in range(25)])
+    return [np.repeat(frame[..., None], 3, axis=2) for frame in frames]
+
+
+def test_frames_between_two_views_lead_to_where_dis_alone_is_lost(slide):
+    truth = flow_of(about((130, 100), shift=(-144.0, 48.0)), 200, 260)
+    seen = np.isfinite(round_trip_px(truth, flow_of(about((130, 100), shift=(144.0, -48.0)), 200, 260)))
+    alone = DisTeacher().label(Shot.of([slide[0], slide[24]])).flow
+    led = DisTeacher().label(Shot(images=slide, views=(0, 24), pairs=((0, 1),))).flow
+    right = [
+        ((np.linalg.norm(label.value[0, 0].numpy() - truth, axis=2) < 1) & (label.weight[0, 0].numpy() > 0.5))[
+            seen
+        ].mean()
+        for label in (alone, led)
+    ]
+    assert right[1] > 0.9
+    assert right[0] < 0.5
+
+
+def test_the_way_over_several_views_leads_too(slide):
+    shot = Shot(images=slide, views=(0, 8, 16, 24), pairs=((3, 0), (0, 3), (1, 2)))
+    label = DisTeacher().label(shot).flow
+    shift = [label.value[0, pair][label.weight[0, pair] > 0.5].median(0).values.tolist() for pair in range(3)]
+    np.testing.assert_allclose(shift, [[144, -48], [-144, 48], [-48, 16]], atol=0.2)
+
+
+def test_a_pair_and_its_reverse_weigh_the_same_round_trip(slide):
+    shot = Shot(images=slide, views=(0, 12), pairs=((0, 1), (1, 0)))
+    label = DisTeacher().label(shot).flow
+    there, back = label.value[0].numpy()
+    np.testing.assert_array_equal(label.weight[0, 0].numpy(), covisibility(there, back))
+    np.testing.assert_array_equal(label.weight[0, 1].numpy(), covisibility(back, there))
+
+
+def test_neighbours_are_found_without_the_frames_about_them(slide):
+    """As they always were: training on two views relies on it."""
+    label = DisTeacher().label(Shot(images=slide, views=(3, 4), pairs=((0, 1), (1, 0)))).flow
+    forward, backward = flow_both_ways(slide[3][..., 0], slide[4][..., 0])
+    np.testing.assert_array_equal(label.value[0].numpy(), [forward, backward])
+
+
+def test_a_view_to_itself_stays_and_no_pairs_give_none(slide):
+    label = DisTeacher().label(Shot(images=slide[:2], views=(0, 1), pairs=((1, 1),))).flow
+    assert label.value.abs().max() < 0.05
+    assert label.weight.min() > 0.9
+    none = DisTeacher().label(Shot(images=slide[:1], views=(0,), pairs=())).flow
+    assert none.value.shape == (1, 0, 200, 260, 2)
+    assert none.weight.shape == (1, 0, 200, 260)
+
+
+def test_flow_along_frames_is_the_same_on_any_number_of_threads(slide):
+    shot = Shot(images=slide, views=(0, 12, 24), pairs=((0, 1), (2, 0)))
+    here = DisTeacher().label(shot).flow
+    cv2.setNumThreads(3)
+    try:
+        there = DisTeacher().label(shot).flow
+    finally:
+        cv2.setNumThreads(1)
+    assert (here.value == there.value).all()
+
+
+def test_a_walk_through_a_room_is_followed_further_than_by_dis_alone(walk):
+    greys, made = walk
+    images = [np.repeat(grey[..., None], 3, axis=2) for grey in greys]
+    right = []
+    for a, b in ((2, 22), (10, 38)):
+        truth = synthetic.optical_flow(made.rendering, a, b)[0].numpy()
+        seen = synthetic.covisibility(made.rendering, a, b)[0].numpy()
+        for shot in (Shot.of([images[a], images[b]]), Shot(images=images, views=(a, b), pairs=((0, 1),))):
+            label = DisTeacher().label(shot).flow
+            sure = label.weight[0, 0].numpy() > 0.5
+            off = np.linalg.norm(label.value[0, 0].numpy() - truth, axis=2)
+            right.append((sure & (off < 1.0))[seen].mean())
+            assert (off[sure & seen] > 3).mean() < 0.05 or shot.views == (0, 1)
+    assert right[1] > right[0]
+    assert right[3] > right[2] + 0.1

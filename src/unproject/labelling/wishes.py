@@ -38,6 +38,8 @@ class Wishes:
         for name, least in (("long_side", 64), ("views", 2), ("most_clips", 1), ("least_matches", 8)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.views > 32:
+            raise UsageError(f"views must be at most 32, not {self.views}")
         for name in ("fps", "longest_s", "step"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
