@@ -1,4 +1,4 @@
-"""The one walk over tensors: it reaches all of them, changes nothing else, and says where values do not fit."""
+"""The one walk over tensors reaches all of them and changes nothing else; the digest knows all that makes them."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unproject.tensors import map_tensors
+from unproject.tensors import map_tensors, sha256_of_tensors
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,17 @@ def test_what_is_kept_is_the_same_object():
 def test_values_of_other_shapes_are_refused(other):
     with pytest.raises(ValueError, match=r"no common shape: NoneType, Leaf|shorter"):
         map_tensors(torch.add, tree(0), other)
+
+
+def test_the_digest_of_tensors_knows_names_types_shapes_and_bytes_but_neither_order_nor_layout():
+    some = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.bfloat16)}
+    digest = sha256_of_tensors(some)
+    turned = {"b": some["b"].clone(), "a": some["a"].T.contiguous().T}
+    assert sha256_of_tensors(turned) == digest and len(digest) == 64
+    others = [
+        {"a": some["a"], "c": some["b"]},
+        {"a": some["a"].double(), "b": some["b"]},
+        {"a": some["a"].view(3, 2), "b": some["b"]},
+        {"a": some["a"] + 1, "b": some["b"]},
+    ]
+    assert len({digest, sha256_of_tensors(some, "about"), *map(sha256_of_tensors, others)}) == 6

@@ -1,9 +1,11 @@
-"""One walk over all tensors of a value, however deep they lie in dataclasses and tuples."""
+"""All tensors of a value, however deep they lie in dataclasses and tuples, in one walk; and the digest of many."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
@@ -36,3 +38,12 @@ def _mapped(change: Callable[..., Tensor], values: tuple[Any, ...], keep: type |
             first, **{name: _mapped(change, tuple(getattr(each, name) for each in values), keep) for name in names}
         )
     return first
+
+
+def sha256_of_tensors(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Over ``about``, names, types, shapes and bytes: the same in whatever file and on whatever device they lie."""
+    total = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,6 +1,5 @@
 """A network with its weights, by name or path, ready to be used."""
 
-import hashlib
 import re
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from unproject.errors import UsageError, WeightsError
 from unproject.models import catalogue, checkpoints
 from unproject.models.base import Reconstructor
+from unproject.tensors import sha256_of_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -71,8 +71,4 @@ def precision_of(dtype: str, device: str) -> torch.dtype:
 
 def fingerprint(model: Reconstructor) -> str:
     """SHA-256 over what the network is made from and all weights: the same in whatever file and on whatever device."""
-    total = hashlib.sha256(f"{model.config}\n".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+    return sha256_of_tensors(model.state_dict(), f"{model.config}\n")

@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,9 +33,37 @@ class Shot:
         return Shot(images=images, views=views, pairs=tuple(pairwise(views)) if pairs is None else pairs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What labels came from: the same for the same labels, on whatever machine."""
+
+    name: str
+    version: str
+    """The package that did the work, and its version."""
+    licence: str
+    """Of its code, and of its weights where it has any."""
+    weights_sha256: str | None
+    """Over all weights, whatever file they came in; None where there are none."""
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Teacher(ABC):
     """Gives labels to a shot. Concrete teachers are frozen dataclasses of their settings and final."""
 
+    licence: ClassVar[str] = "Apache-2.0"
+    """Of its code, and of its weights where it has any: who uses its labels must know."""
+
     @abstractmethod
     def label(self, shot: Shot) -> Labels:
-        """Labels of one clip, N of ``shot.views`` and P of ``shot.pairs``; every field that is filled carries weights."""
+        """Labels of one clip, N of ``shot.views`` and P of ``shot.pairs``; every field that is filled has weights."""
+
+    def provenance(self) -> Provenance:
+        """Here that of our own code without weights; who asks a network says which."""
+        return Provenance(
+            name=type(self).__name__,
+            version=f"unproject {version('unproject')}",
+            licence=self.licence,
+            weights_sha256=None,
+            settings=asdict(self),
+        )

@@ -136,13 +136,21 @@ def _likeness(features: Sequence[Features]) -> np.ndarray:
 
 
 def match_pair(features: Sequence[Features], a: int, b: int, *, seed: int = 0) -> PairMatches | None:
-    """Matches that are mutual, pass the ratio test and agree on a fundamental matrix; None where too few do.
+    """Matches that are mutual, pass the ratio test and are `verified`; None where too few are."""
+    index_a, index_b = mutual(features[a].descriptor, features[b].descriptor)
+    found = verified(features[a].uv[index_a], features[b].uv[index_b], seed=seed)
+    if found is None:
+        return None
+    good, share = found
+    return PairMatches(a, b, index_a[good], index_b[good], share)
+
+
+def verified(uv_a: np.ndarray, uv_b: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float] | None:
+    """Which matches [M, 2] agree on a fundamental matrix (bool M) and their share; None where too few do.
 
     Where others move, those that stay put in the image are kept but not asked: they may be a gripper, any number of
     matrices explain it, and most of these explain little else.
     """
-    index_a, index_b = mutual(features[a].descriptor, features[b].descriptor)
-    uv_a, uv_b = features[a].uv[index_a], features[b].uv[index_b]
     shift_px = np.linalg.norm(uv_b - uv_a, axis=1)
     asked = shift_px > STILL_PX
     if (shift_px > MOVING_PX).sum() < LEAST_INLIERS:
@@ -154,7 +162,7 @@ def match_pair(features: Sequence[Features], a: int, b: int, *, seed: int = 0) -
         return None
     good = ~asked
     good[asked] = agreed
-    return PairMatches(a, b, index_a[good], index_b[good], float(agreed.mean()))
+    return good, float(agreed.mean())
 
 
 def mutual(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
