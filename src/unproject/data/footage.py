@@ -11,8 +11,8 @@ from einops import rearrange
 
 from unproject.data.base import Dataset, Framing, Sample
 from unproject.data.clips import mixed_seed, moments
+from unproject.data.crop import Crop
 from unproject.errors import InputError
-from unproject.io.images import resize
 from unproject.io.video import VideoIndex, decode, index_video
 from unproject.types import Labels, Views
 
@@ -58,19 +58,10 @@ class Footage(Dataset):
         when = begin + span * moments(1, framing.views, generator)[0].numpy()
         frames = np.abs(index.times_s - when[:, None]).argmin(1)
         wanted, position = np.unique(frames, return_inverse=True)
-        pictures = [_framed(image, framing) for image in decode(index, wanted.tolist())]
+        pictures = [Crop.middle(image, framing).image(image) for image in decode(index, wanted.tolist())]
         return np.stack([pictures[at] for at in position]), index.times_s[frames]
 
 
 @lru_cache(maxsize=1024)
 def _index(file: str) -> VideoIndex:
     return index_video(file)
-
-
-def _framed(image: np.ndarray, framing: Framing) -> np.ndarray:
-    """The largest part in the middle that has the aspect, in the wanted size."""
-    height, width = image.shape[:2]
-    scale = min(height / framing.height, width / framing.width)
-    tall, wide = max(1, round(scale * framing.height)), max(1, round(scale * framing.width))
-    top, left = (height - tall) // 2, (width - wide) // 2
-    return resize(image[top : top + tall, left : left + wide], framing.width, framing.height)

@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import IO
 
 import cv2
 import numpy as np
@@ -117,7 +116,7 @@ def _check_directory(data: bytes) -> None:
 
 
 def _array(
-    file: IO[bytes], name: str, kind: np.dtype, shape: tuple[int | str, ...], known: dict[str, int], size: int
+    file: zipfile.ZipExtFile, name: str, kind: np.dtype, shape: tuple[int | str, ...], known: dict[str, int], size: int
 ) -> np.ndarray:
     """One array, of so many bytes as the archive claims, if its header is the one that it must have.
 
