@@ -284,7 +284,7 @@ def test_no_damage_is_an_error(tmp_path, write_video, pan, seed):
 def test_one_frame_black_videos_and_tiny_ones_are_turned_down(tmp_path, write_video, pan):
     tiny = [np.ascontiguousarray(image[:48, :64]) for image in pan[:10]]
     for name, frames, reason in (
-        ("one.mp4", pan[:1], "fewer than 4 frames between cuts"),
+        ("one.mp4", pan[:1], "fewer than 4 frames in one piece"),
         ("black.mp4", list(black()), "pictures of one colour"),
         ("tiny.mp4", tiny, "64x48 pixels are too few: 64 are needed"),
     ):
@@ -303,7 +303,7 @@ def test_frames_of_one_reason_are_one_line(tmp_path, write_video):
 )
 def test_real_clips(shared_data, name, clip):
     path = Path(shared_data) / "clips" / f"{name}.mp4"
-    clips, turned_down = split(made(path, Wishes(long_side=384, most_clips=1), TEACHERS))
+    clips, turned_down = split(made(path, Wishes(long_side=320, most_clips=1), TEACHERS))
     assert bool(clips) == clip
     assert clips or turned_down
     for each in clips:

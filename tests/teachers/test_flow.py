@@ -231,6 +231,18 @@ def test_flow_along_frames_is_the_same_on_any_number_of_threads(slide):
     assert (here.value == there.value).all()
 
 
+def test_what_led_one_pair_does_not_lead_the_next(slide):
+    """OpenCV's engine remembers the flow that it was once given to begin with, also for images of another size."""
+    pairs = [
+        (slide[n][:height, :width, 0], slide[n + 1][:height, :width, 0])
+        for n, height, width in ((3, 200, 260), (9, 120, 180))
+    ]
+    before = [flow_both_ways(*pair)[0] for pair in pairs]
+    DisTeacher().label(Shot(images=slide, views=(0, 24), pairs=((0, 1),)))
+    for pair, expected in zip(pairs, before, strict=True):
+        np.testing.assert_array_equal(flow_both_ways(*pair)[0], expected)
+
+
 def test_a_walk_through_a_room_is_followed_further_than_by_dis_alone(walk):
     greys, made = walk
     images = [np.repeat(grey[..., None], 3, axis=2) for grey in greys]

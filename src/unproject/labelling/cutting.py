@@ -19,8 +19,9 @@ stays through cuts keep some alive."""
 WINDOW = 128
 """Frames that are held at once. Where a clip has more, every second one goes: it is slow, and its neighbours show
 nearly the same."""
-STILL_SHARE, STILL_S = 0.004, 1.0
-"""Half of the points move less than this share of the long side in this time: the camera stands."""
+STILL_SHARE, STILL_S = 0.01, 1.0
+"""Half of the points move less than this share of the long side in this time, or over a whole clip: the camera stands,
+and what has gone out of sight was hidden by things that move."""
 DARK, FLAT, BLURRED = 12.0, 5.0, 4.0
 """Grey levels: the mean of a dark picture, the spread of an empty one, and that of the Laplacian of a blurred one."""
 
@@ -124,23 +125,33 @@ class _Cutter:
         return None
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A frame of a take."""
+
+    frame: Frame
+    count: int
+    """Frames before it, those that were let go too."""
+    overlap: float
+    motion_px: float
+    """How far the middle one of the first frame's points has moved."""
+
+
 class _Take:
     """Frames that follow one another, from what may be the first view of a clip on."""
 
     def __init__(self, frame: Frame, grey: np.ndarray, wishes: Wishes) -> None:
         self.wishes = wishes
-        self.frames = [frame]
-        self._fed = [0]
-        self._overlap = [1.0]
+        self._held = [_Held(frame, 0, 1.0, 0.0)]
         self._stride = 1
-        self._count = 1
-        self._farthest_px = self._motion_px = 0.0
+        self._farthest_px = 0.0
         self._goal = np.random.default_rng([wishes.seed, frame.number]).uniform(
             wishes.least_overlap, wishes.most_overlap
         )
         self._tracker = KltTracker(target=SCOUTS)
         self._tracker.feed(grey)
         self._numbers, self._start_uv = self._tracker.alive
+        self._begun = self.points
 
     @property
     def points(self) -> int:
@@ -148,9 +159,15 @@ class _Take:
         return len(self._start_uv)
 
     @property
+    def frames(self) -> list[Frame]:
+        """Those that are held."""
+        return [held.frame for held in self._held]
+
+    @property
     def full(self) -> bool:
         """Nothing more belongs to it."""
-        return self._overlap[-1] <= self._goal or self._still or self._long
+        overlap, enough = self._held[-1].overlap, len(self._held) >= self.wishes.views
+        return (overlap <= self._goal and enough) or overlap < self.wishes.least_overlap or self._rests or self._long
 
     @property
     def _long(self) -> bool:
@@ -158,11 +175,15 @@ class _Take:
 
     @property
     def _lasts_s(self) -> float:
-        return self.frames[-1].time_s - self.frames[0].time_s
+        return self._held[-1].frame.time_s - self._held[0].frame.time_s
 
     @property
     def _still(self) -> bool:
-        return self._lasts_s >= STILL_S and self._farthest_px < STILL_SHARE * max(self.frames[0].image.shape)
+        return self._farthest_px < STILL_SHARE * max(self._held[0].frame.image.shape)
+
+    @property
+    def _rests(self) -> bool:
+        return self._still and self._lasts_s >= STILL_S
 
     def feed(self, frame: Frame, grey: np.ndarray) -> bool:
         """Take the next frame; False, and it is left, where its points are not those of the frame before."""
@@ -171,49 +192,52 @@ class _Take:
         if np.isin(before, self._numbers).sum() < FOLLOWED * len(before):
             return False
         first = self._numbers[: np.searchsorted(self._numbers, self.points)]
+        last = self._held[-1]
+        motion_px = last.motion_px
         if len(first):
-            self._motion_px = float(np.median(np.linalg.norm(uv[: len(first)] - self._start_uv[first], axis=1)))
-        self._farthest_px = max(self._farthest_px, self._motion_px)
-        self._keep(frame, len(first) / self.points)
+            motion_px = float(np.median(np.linalg.norm(uv[: len(first)] - self._start_uv[first], axis=1)))
+        if last.count == 0:
+            self._begun = max(1, len(first))  # a corner that is lost at once was none
+        self._farthest_px = max(self._farthest_px, motion_px)
+        self._hold(_Held(frame, last.count + 1, len(first) / self._begun, motion_px))
         return True
 
-    def _keep(self, frame: Frame, overlap: float) -> None:
+    def _hold(self, new: _Held) -> None:
         """The last frame is always held; of those before only such as the stride asks for."""
-        if self._fed[-1] % self._stride:
-            del self.frames[-1], self._fed[-1], self._overlap[-1]
-        if len(self.frames) == WINDOW:
+        if self._held[-1].count % self._stride:
+            del self._held[-1]
+        if len(self._held) == WINDOW:
             self._stride *= 2
-            for held in (self.frames, self._fed, self._overlap):
-                del held[1::2]
-        self.frames.append(frame)
-        self._fed.append(self._count)
-        self._overlap.append(overlap)
-        self._count += 1
+            del self._held[1::2]
+        self._held.append(new)
 
     def ended(self) -> Cut | Useless:
         """What it gives, now that no frame follows."""
-        seen = sum(overlap >= self.wishes.least_overlap for overlap in self._overlap)
-        if self._still or seen < self.wishes.views or self._overlap[seen - 1] > self.wishes.most_overlap:
-            return Useless(first=self.frames[0].number, last=self.frames[-1].number, reason=self._reason(seen))
-        views = evenly(self._overlap[:seen], self.wishes.views)
+        seen = [held for held in self._held if held.overlap >= self.wishes.least_overlap]
+        reason = self._reason(seen)
+        if reason is not None:
+            return Useless(first=self._held[0].frame.number, last=self._held[-1].frame.number, reason=reason)
+        views = evenly([held.overlap for held in seen], self.wishes.views)
         return Cut(
-            frames=tuple(self.frames[:seen]),
+            frames=tuple(held.frame for held in seen),
             views=views,
-            scouts=of_views(self._tracker.finish(), [self._fed[view] for view in views]),
-            overlap=self._overlap[seen - 1],
-            motion_px=self._motion_px,
+            scouts=of_views(self._tracker.finish(), [seen[view].count for view in views]),
+            overlap=seen[-1].overlap,
+            motion_px=seen[-1].motion_px,
         )
 
-    def _reason(self, seen: int) -> str:
-        if self._still:
+    def _reason(self, seen: Sequence[_Held]) -> str | None:
+        """Why its first frames, those that see enough of the very first, are no clip."""
+        enough = len(seen) >= self.wishes.views
+        if self._rests or (enough and self._still):
             return "the camera stands still"
-        if self._overlap[-1] < self.wishes.least_overlap:
+        if enough and seen[-1].overlap <= self.wishes.most_overlap:
+            return None
+        if self._held[-1].overlap < self.wishes.least_overlap:
             return "changes too fast to be followed"
         if self._long:
             return f"moves too little in {self.wishes.longest_s:g} s"
-        if seen < self.wishes.views:
-            return f"fewer than {self.wishes.views} frames between cuts"
-        return "a cut before enough has gone out of sight"
+        return "too little between cuts" if enough else f"fewer than {self.wishes.views} frames in one piece"
 
 
 def evenly(overlap: Sequence[float], views: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from functools import cache, reduce
 from itertools import pairwise
-from typing import final
+from typing import Literal, final
 
 import cv2
 import numpy as np
@@ -67,13 +67,14 @@ class _Carried:
         if hops == 1:
             return flow_both_ways(self._grey(first), self._grey(last))
         greys = [self._grey(stop) for stop in np.linspace(first, last, hops + 1).round().astype(int).tolist()]
-        quick = ((_hasty().calc(one, two, None), _hasty().calc(two, one, None)) for one, two in pairwise(greys))
+        engine = _engine("hasty")
+        quick = ((engine.calc(one, two, None), engine.calc(two, one, None)) for one, two in pairwise(greys))
         return self._polished(first, last, reduce(carried_on, quick))
 
     def _polished(self, first: int, last: int, ways: BothWays) -> BothWays:
         """DIS between two frames that begins with, and overwrites, what was carried along others."""
-        one, two = self._grey(first), self._grey(last)
-        return _engine().calc(one, two, ways[0]), _engine().calc(two, one, ways[1])
+        one, two, engine = self._grey(first), self._grey(last), _engine("led")
+        return engine.calc(one, two, ways[0]), engine.calc(two, one, ways[1])
 
     def _grey(self, number: int) -> np.ndarray:
         return cv2.cvtColor(self.shot.images[number], cv2.COLOR_RGB2GRAY)
@@ -99,24 +100,23 @@ def flow_both_ways(one: np.ndarray, two: np.ndarray) -> BothWays:
     """
     if one.shape != two.shape:
         raise ValueError(f"flow needs images of one size, got {one.shape} and {two.shape}")
-    engine = _engine()
+    engine = _engine("straight")
     return engine.calc(one, two, None), engine.calc(two, one, None)
 
 
-def _engine() -> cv2.DISOpticalFlow:
-    """One per thread: it keeps buffers and is not safe to share."""
-    if not hasattr(_LOCAL, "engine"):
-        _LOCAL.engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        _LOCAL.engine.setFinestScale(0)
-    return _LOCAL.engine
+def _engine(purpose: Literal["straight", "led", "hasty"]) -> cv2.DISOpticalFlow:
+    """One per thread: it keeps buffers and is not safe to share.
 
-
-def _hasty() -> cv2.DISOpticalFlow:
-    """For flow that others set right: at half resolution, a fifth of the time for the same end (measured)."""
-    if not hasattr(_LOCAL, "hasty"):
-        _LOCAL.hasty = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        _LOCAL.hasty.setFinestScale(1)
-    return _LOCAL.hasty
+    One that was ever led by given flow (OpenCV 5.0) goes by it where it is later given none, past its end in a larger
+    image. "hasty" is for flow that is set right afterwards: half the resolution, and the end is the same (measured).
+    """
+    if not hasattr(_LOCAL, purpose):
+        hasty = purpose == "hasty"
+        preset = cv2.DISOPTICAL_FLOW_PRESET_FAST if hasty else cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        engine = cv2.DISOpticalFlow_create(preset)
+        engine.setFinestScale(1 if hasty else 0)
+        setattr(_LOCAL, purpose, engine)
+    return getattr(_LOCAL, purpose)
 
 
 def round_trip_px(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
