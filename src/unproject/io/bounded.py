@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import cv2
 import numpy as np
@@ -116,7 +117,12 @@ def _check_directory(data: bytes) -> None:
 
 
 def _array(
-    file: zipfile.ZipExtFile, name: str, kind: np.dtype, shape: tuple[int | str, ...], known: dict[str, int], size: int
+    file: IO[bytes] | io.BufferedIOBase,
+    name: str,
+    kind: np.dtype,
+    shape: tuple[int | str, ...],
+    known: dict[str, int],
+    size: int,
 ) -> np.ndarray:
     """One array, of so many bytes as the archive claims, if its header is the one that it must have.
 

@@ -126,12 +126,13 @@ class Rows:
 
     def __getitem__(self, number: int) -> Row:
         """The row of this number; InputError where it cannot be one."""
-        (line,) = self.table.slice(range(len(self))[number], 1).to_pylist()
+        place = range(len(self))[number]
         try:
+            (line,) = self.table.slice(place, 1).to_pylist()
             labels = [name for name in KEPT if line.pop(name)]
             return row_of({**line, "labels": labels, "quality": dict(line["quality"])})
         except bounded.DAMAGE as error:
-            raise InputError(f"{self.path}: row {number}: {error}; fetch or make the labels again") from error
+            raise InputError(f"{self.path}: row {place}: {error}; fetch or make the labels again") from error
 
     def __iter__(self) -> Iterator[Row]:
         return (self[number] for number in range(len(self)))
