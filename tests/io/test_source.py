@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from unproject.errors import InputError, UsageError
-from unproject.io.source import open_source, select
+from unproject.io.source import in_memory, open_source, select
 
 
 def picture(path, value=0, size=(32, 24), focal_35=None):
@@ -111,6 +111,19 @@ def test_content_hash_knows_bytes_and_order_only(folder, tmp_path, clip):
     picture(elsewhere / "image7.png", 1)
     assert open_source(folder).content_hash != open_source(elsewhere).content_hash
     assert open_source(clip, every=3).content_hash == open_source(clip).content_hash
+
+
+def test_images_in_memory_are_a_source_like_any_other():
+    images = [np.full((4, 6, 3), number, np.uint8) for number in range(3)] + [np.zeros((6, 4, 3), np.uint8)]
+    source = in_memory(images, "video")
+    assert len(source) == 4 and source.kind == "video"
+    assert values(source) == values(source) == [0, 1, 2, 0]
+    assert [info.camera for info in source.infos] == [0, 0, 0, 1]
+    assert [info.time_s for info in source.infos] == [0, 1, 2, 3]
+    assert source.content_hash == in_memory([image.copy() for image in images], "images").content_hash
+    turned = [*images[:3], np.zeros((4, 6, 3), np.uint8)]
+    others = [images[:3], images[::-1], turned, [image + 1 for image in images]]
+    assert len({source.content_hash, *(in_memory(some, "video").content_hash for some in others)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,12 @@ def reconstruct(
     )
 
 
+def from_frames(opened: Source, *, seed: int = 0) -> Reconstruction:
+    """The same without a network, of frames that are open already (`io.source.in_memory`); all is held in memory."""
+    settings = {"masks": None, "seed": seed}
+    return _weights_free(opened, Folder(path=None), settings, None, None, seed, silent)
+
+
 def _check_wishes(
     network: bool,
     *,

@@ -42,11 +42,13 @@ class Source:
         infos: Sequence[FrameInfo],
         notes: Sequence[str],
         read: Callable[[], Iterator[np.ndarray]],
+        digest: Callable[[], str] | None = None,
     ) -> None:
         self.kind = kind
         self.infos = tuple(infos)
         self.notes = list(notes)
         self._read = read
+        self._digest = digest
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -61,8 +63,10 @@ class Source:
     def content_hash(self) -> str:
         """SHA-256 over sizes and bytes of the files in order: the same wherever they lie and whatever they are called.
 
-        It does not depend on which frames of a video were selected.
+        It does not depend on which frames of a video were selected. Of images in memory, over their pixels.
         """
+        if self._digest is not None:
+            return self._digest()
         return hash_of_files(dict.fromkeys(info.file for info in self.infos))
 
 
@@ -93,6 +97,31 @@ def open_source(
     selected = [f"{len(opened)} of {count} frames selected"] if len(opened) < count else []
     opened.notes[:] = [*notes, *opened.notes, *selected]
     return opened
+
+
+def in_memory(images: Sequence[np.ndarray], kind: Literal["video", "images"]) -> Source:
+    """Images (uint8 RGB [H, W, 3]) as if they had been read: numbers are times, those of one size have one camera."""
+    cameras: dict[tuple[int, ...], int] = {}
+    infos = [
+        FrameInfo(
+            file=f"image {number}",
+            index=number,
+            time_s=float(number),
+            width=image.shape[1],
+            height=image.shape[0],
+            camera=cameras.setdefault(image.shape, len(cameras)),
+        )
+        for number, image in enumerate(images)
+    ]
+    return Source(kind=kind, infos=infos, notes=[], read=lambda: iter(images), digest=lambda: _hash_of_pixels(images))
+
+
+def _hash_of_pixels(images: Iterable[np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for image in images:
+        total.update(f"{image.shape}\n".encode())
+        total.update(np.ascontiguousarray(image).data)
+    return total.hexdigest()
 
 
 def select(

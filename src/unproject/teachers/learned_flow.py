@@ -28,7 +28,7 @@ class UfmTeacher(LearnedTeacher):
     licence: ClassVar[str] = "code BSD-3-Clause, weights CC BY-NC-SA 4.0: not for commercial use"
     package: ClassVar[Package] = Package(
         name="uniflowmatch",
-        install="git clone --recursive https://github.com/UniFlowMatch/UFM && pip install UFM/UniCeption UFM",
+        install="git clone --recursive https://github.com/UniFlowMatch/UFM && pip install ./UFM/UniCeption ./UFM",
         weights_from="a folder as that of https://huggingface.co/infinity1096/UFM-Base",
     )
 

@@ -26,7 +26,7 @@ class CoTrackerTeacher(LearnedTeacher):
     licence: ClassVar[str] = "CC BY-NC 4.0, of code and weights: not for commercial use"
     package: ClassVar[Package] = Package(
         name="cotracker",
-        install="pip install torchvision, and let torch.hub fetch facebookresearch/co-tracker",
+        install="pip install torchvision",
         weights_from="scaled_offline.pth of https://huggingface.co/facebook/cotracker3",
     )
 
