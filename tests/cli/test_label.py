@@ -56,7 +56,7 @@ def test_a_folder_of_labels_is_validated(labels, tmp_path, capsys):
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(library, tmp_path, capsys):
     assert cli.main(["label", str(library), "--dry-run", "--teacher", "flow,tracks", "-o", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "videos            2" in said and "DisTeacher: licence Apache-2.0" in said
+    assert "videos           2" in said and "DisTeacher: licence Apache-2.0" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -90,15 +90,7 @@ def label(
         _show_forecasts(plans.rates_of(output), nodes, cores, lost, price, json)
         return 0
     outcome = run.label(
-        videos,
-        output,
-        teachers,
-        wishes,
-        workers=workers,
-        ray=ray,
-        overwrite=overwrite,
-        resume=resume,
-        progress=bar,
+        videos, output, teachers, wishes, workers=workers, ray=ray, overwrite=overwrite, resume=resume, progress=bar
     )
     rejected = [f"{count} {reason}" for reason, count in outcome.rejected.items()]
     show.facts(asdict(outcome) if json else {**asdict(outcome), "rejected": rejected}, json)
