@@ -69,7 +69,7 @@ def write_video(path: Path, seed: int) -> None:
 @contextmanager
 def cluster() -> Iterator[str]:
     """Address of one whose workers import what this process imports."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # nice workers measure their neighbours
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
     from ray.cluster_utils import Cluster
 

@@ -42,6 +42,7 @@ def address(tmp_path_factory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (SUPPORT, SOURCE))))
+        patch.setenv("RAY_worker_niceness", "0")  # its workers are nice by 15, and starve on a machine that works
         patch.setenv("SLOWLY", "0.3")
         from ray.cluster_utils import Cluster
 
@@ -60,7 +61,7 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 def kill_a_worker(folder: Path, after: int) -> None:
     """Once so many units are done, whoever is at work then."""
-    until = time.monotonic() + 100
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         if len(list(folder.glob("units/*.json"))) >= after:
             for own in folder.glob("work/*"):
@@ -111,14 +112,14 @@ def test_who_hands_out_units_may_be_killed_and_goes_on(library, labelled, addres
     folder = tmp_path / "ray"
     command = [sys.executable, "-c", SCRIPT, str(library), str(folder), address]
     first = subprocess.Popen(command)
-    until = time.monotonic() + 100
+    until = time.monotonic() + 300
     while len(list(folder.glob("units/*.json"))) < 3 and time.monotonic() < until:
         time.sleep(0.01)
     first.kill()
     first.wait()
     done = {path: path.stat().st_mtime_ns for path in folder.glob("units/*.json")}
     assert 3 <= len(done) < len(COLOURS)
-    subprocess.run(command, check=True, timeout=100)
+    subprocess.run(command, check=True, timeout=300)
     assert digests(folder) == digests(labelled)
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done is kept"
 
