@@ -411,7 +411,17 @@ def test_help_of_each_verb_loads_nothing_heavy():
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'torch', 'cv2', 'av', 'numpy', 'PIL'} & set(sys.modules)"
     )
-    verbs = ("reconstruct", "train", "export", "validate", "weights", "weights list", "weights info", "weights import")
+    verbs = (
+        "reconstruct",
+        "label",
+        "train",
+        "export",
+        "validate",
+        "weights",
+        "weights list",
+        "weights info",
+        "weights import",
+    )
     for verb in ([], *map(str.split, verbs), ["doctor"]):
         run = subprocess.run([sys.executable, "-c", code, *verb, "--help"], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr

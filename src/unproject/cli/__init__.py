@@ -17,6 +17,7 @@ import tyro
 from unproject.cli import machine, show
 from unproject.cli.evaluate import evaluate
 from unproject.cli.flags import Count, Number, Output, Place, Quiet, Switch, flag
+from unproject.cli.label import is_labels, label, verify
 from unproject.cli.weights import weights
 from unproject.errors import INTERRUPTED, PARTIAL, InputError, MemoryLimitError, UnprojectError, UsageError
 
@@ -216,10 +217,14 @@ def export(
 def validate(result: Result, /, *, json: Switch = False) -> int:
     """Check a result folder: structure, numbers, and whether its points land in its cameras. Exits with 1 if not.
 
+    Of a folder of labels: every shard, clip and row of the index against its digest.
+
     Args:
-        result: Output folder of `reconstruct`.
+        result: Output folder of `reconstruct` or `label`.
         json: Print the checks as JSON.
     """
+    if is_labels(result):
+        return verify(result, json)
     from unproject.io.validate import validate as check
 
     report = check(result)
@@ -242,6 +247,7 @@ def doctor(*, json: Switch = False) -> int:
 
 _VERBS = {
     "reconstruct": reconstruct,
+    "label": label,
     "train": train,
     "evaluate": evaluate,
     "export": export,
@@ -250,7 +256,7 @@ _VERBS = {
     "doctor": doctor,
 }
 
-_RESUMED = ("reconstruct", "train", "evaluate")
+_RESUMED = ("reconstruct", "label", "train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,11 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except KeyboardInterrupt:
-        hint = (
-            "; --resume goes on with what is done"
-            if arguments[:1] in (["reconstruct"], ["train"], ["evaluate"])
-            else ""
-        )
+        hint = "; --resume goes on with what is done" if {*arguments[:1]} & {*_RESUMED} else ""
         print(f"unproject: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout went away, as `| head` does

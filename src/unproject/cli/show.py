@@ -25,6 +25,22 @@ def progress(quiet: bool) -> Progress:
     return bar
 
 
+def counted(quiet: bool, unit: str, found: str) -> Progress:
+    """As `progress`, of items that say how many of what is found there are so far."""
+    if not watched(quiet):
+        return silent
+    from tqdm import tqdm
+
+    def bar(items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
+        # Times of videos differ: what is left is judged by the mean of all, not by the last.
+        line = tqdm(items, desc=stage, total=total, unit=f" {unit}", smoothing=0, file=sys.stderr, dynamic_ncols=True)
+        for item in line:
+            line.set_postfix({found: item}, refresh=False)
+            yield item
+
+    return bar
+
+
 def watched(quiet: bool) -> bool:
     """Whether somebody looks at stderr and wants to see it move."""
     return not (quiet or os.environ.get("NO_COLOR")) and sys.stderr.isatty()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from unproject.errors import UsageError
+from unproject.io.description import describe
 from unproject.io.disk import plain
-from unproject.training.folder import describe
 from unproject.training.recipe import Recipe
 
 

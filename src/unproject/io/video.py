@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -213,6 +214,9 @@ def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             if streams[0].codec_context is None:
                 raise InputError(f"{path} is coded in a way that FFmpeg does not know: re-encode it as H.264")
             streams[0].thread_type = "AUTO"
+            streams[
+                0
+            ].codec_context.thread_count = cv2.getNumThreads()  # a worker with one core decodes with one thread
             yield container, streams[0]
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be read as video ({error.strerror}): record or copy it again") from error

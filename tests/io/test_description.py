@@ -1,4 +1,4 @@
-"""What a recipe looks like in words, and how two of them are told apart."""
+"""What settings look like in words, and how two of them are told apart."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import mean_error, tiny_recipe
 
-from unproject.training.folder import describe, differences
+from unproject.io.description import describe, differences
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""Clips and frames per second of `unproject label`, against the bare calls that it makes.
+
+    python -m benchmarks.label_throughput
+
+First every call of OpenCV is written down with its arguments while the videos are labelled. "bare" then makes the same
+calls on the same pictures in a plain loop, after a plain loop of PyAV that decodes and converts every frame: what the
+work costs where nobody asks for anything else. "share of bare" is how much of the processor's time these calls are: 1
+is a labeller that costs nothing of its own. Rates are by the clock, shares by the processor's time, which other programs
+disturb less. The start of the processes is left out of both.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import cv2
+
+from benchmarks.clips import data_root
+from benchmarks.run import machine
+from benchmarks.table import head, line
+from unproject.labelling.clips import labelled_clips
+from unproject.labelling.library import log_lines
+from unproject.labelling.run import label
+from unproject.labelling.unit import one_thread
+from unproject.labelling.videos import Video, find_videos
+from unproject.labelling.wishes import Wishes
+from unproject.teachers.base import Teacher
+from unproject.teachers.flow import DisTeacher
+from unproject.teachers.tracks import KltTeacher
+
+TEACHERS: tuple[Teacher, ...] = (DisTeacher(), KltTeacher())
+CALLS = (
+    "calcOpticalFlowPyrLK", "cornerMinEigenVal", "cvtColor", "dilate", "GaussianBlur", "Laplacian",
+    "findFundamentalMat", "findHomography", "imencode", "remap", "resize",
+)  # fmt: skip
+"""Of OpenCV, that anything below labelling makes; those of DIS come on top."""
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+@contextmanager
+def written_down(calls: list[Call]) -> Iterator[None]:
+    """Every call of `CALLS` goes through and into the list."""
+
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append((function, arguments, named))
+            return function(*arguments, **named)
+
+        return call
+
+    create = cv2.DISOpticalFlow_create
+
+    def engine(*arguments: Any) -> Any:
+        real = create(*arguments)
+        return SimpleNamespace(calc=recorded(real.calc), setFinestScale=real.setFinestScale)
+
+    before = {name: getattr(cv2, name) for name in CALLS}
+    for name, function in before.items():
+        setattr(cv2, name, recorded(function))
+    cv2.DISOpticalFlow_create = engine
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(cv2, name, function)
+        cv2.DISOpticalFlow_create = create
+
+
+def bare_s(video: Video, wishes: Wishes, rounds: int) -> tuple[int, float, float]:
+    """Frames of a video, and the processor's seconds for decoding it and for the calls that labelling it makes."""
+    calls: list[Call] = []
+    with written_down(calls):
+        for _ in labelled_clips(video.path, video.name, wishes, TEACHERS):
+            pass
+    frames, decoding, calling = 0, [], []
+    for _ in range(rounds):
+        began = time.process_time()
+        with av.open(video.path) as container:
+            container.streams.video[0].thread_count = 1
+            frames = sum(frame.to_ndarray(format="rgb24") is not None for frame in container.decode(video=0))
+        decoding.append(time.process_time() - began)
+        began = time.process_time()
+        for function, arguments, named in calls:
+            function(*arguments, **named)
+        calling.append(time.process_time() - began)
+    return frames, min(decoding), min(calling)
+
+
+def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, float, float]:
+    """Clips, seconds from when all workers were ready to the end, and the processor's seconds of all workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        outcome = label(videos, folder, TEACHERS, wishes, workers=workers)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ready = max(line["ready"]["seconds"] for line in log_lines(Path(folder)) if "ready" in line)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return outcome.clips, outcome.seconds - ready, spent
+
+
+def start_s(wishes: Wishes) -> float:
+    """The processor's seconds of a worker that has nothing to do."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as empty:
+        return labelled([empty.name], wishes, 1)[2]
+
+
+def main() -> None:
+    """A row per number of workers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", nargs="*", help="by default the clips of the shared data")
+    parser.add_argument("--long-side", type=int, default=512)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=2, help="the fastest of so many")
+    options = parser.parse_args()
+    wishes = Wishes(long_side=options.long_side)
+    videos, _ = find_videos(options.videos or [data_root() / "clips"])
+    one_thread()
+    print(machine())
+    parts = [bare_s(video, wishes, options.rounds) for video in videos]
+    frames, decoding, calling = (sum(part) for part in zip(*parts, strict=True))
+    bare, start = decoding + calling, start_s(wishes)
+    print(f"{len(videos)} videos, {frames} frames; bare: decoding {decoding:.1f} s, calls {calling:.1f} s")
+    print(head("workers", "clips/s", "frames/s", "faster", "processor [s]", "share of bare"))
+    print(line("bare", "-", f"{frames / bare:.1f}", "-", f"{bare:.1f}", "1.00"), flush=True)
+    first = None
+    for workers in options.workers:
+        runs = [labelled([video.path for video in videos], wishes, workers) for _ in range(options.rounds)]
+        clips, seconds, spent = (
+            best(some) for best, some in zip((max, min, min), zip(*runs, strict=True), strict=True)
+        )
+        first, spent = first or seconds, spent - workers * start
+        rates = f"{clips / seconds:.2f}", f"{frames / seconds:.1f}", f"{first / seconds:.2f} x"
+        print(line(str(workers), *rates, f"{spent:.1f}", f"{bare / spent:.2f}"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
