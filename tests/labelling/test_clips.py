@@ -221,6 +221,18 @@ def test_two_teachers_of_one_label_are_refused_by_name(pan_video):
         made(pan_video, teachers=(DisTeacher(), Lying(())))
 
 
+def test_tracks_of_several_teachers_lie_side_by_side():
+    shot = Shot.of(panned(steady(3, 4.0)))
+    few, many = KltTeacher(target=40), KltTeacher(target=200)
+    both = taught(shot, (few, many)).tracks
+    parts = [teacher.label(shot).tracks for teacher in (few, many)]
+    assert both.count == parts[0].count + parts[1].count
+    first = both.track < parts[0].count
+    for part, chosen in zip(parts, (first, ~first), strict=True):
+        seen = both.select(chosen)
+        assert torch.equal(seen.uv, part.uv) and torch.equal(seen.track, part.track)
+
+
 def test_what_teachers_say_is_put_together():
     images = panned(steady(3, 4.0))
     labels = taught(Shot.of(images), TEACHERS)

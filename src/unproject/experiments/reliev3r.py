@@ -16,7 +16,7 @@ COLUMNS = {
 }
 
 
-def losses(*, steps: int = 1500) -> Experiment:
+def losses(*, steps: int = 800) -> Experiment:
     """Each loss, both, with and without trust, against full supervision of the same network on the same clips."""
     row = partial(weak_designs, steps=steps)
     alphas = {f"weak, alpha {alpha}": partial(row, (replace(WEAK, ambiguity=alpha),)) for alpha in (0.2, 0.5, 2.0)}
@@ -24,6 +24,7 @@ def losses(*, steps: int = 1500) -> Experiment:
         name="reliev3r-losses",
         title="Reliev3R, tables 1 and 4: what weak losses teach",
         rows={
+            "after one step": partial(row, steps=1),
             "supervised": partial(row, (SUPERVISED,)),
             "weak": row,
             **alphas,
@@ -35,7 +36,7 @@ def losses(*, steps: int = 1500) -> Experiment:
     )
 
 
-def rays(*, steps: int = 1500) -> Experiment:
+def rays(*, steps: int = 800) -> Experiment:
     """Intrinsics that are known, hinted at or found, and the supplement's two stages."""
     row = partial(weak_designs, steps=steps)
     angled = (replace(WEAK, view_angle=ANGLE.view_angle),)

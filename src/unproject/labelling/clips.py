@@ -18,7 +18,7 @@ from unproject.labelling.cutting import Cut, Frame, Useless, cuts, sharpness
 from unproject.labelling.gates import connected, pair_qualities, summary
 from unproject.labelling.wishes import Wishes as Wishes
 from unproject.teachers.base import Shot, Teacher
-from unproject.types import Known, Labels
+from unproject.types import Known, Labels, Tracks
 
 LEAST_SIDE = 64
 """Pixels of the shorter side of a picture in which there is enough to follow."""
@@ -149,16 +149,32 @@ def _labelled(cut: Cut, name: str, wishes: Wishes, teachers: Sequence[Teacher]) 
 
 
 def taught(shot: Shot, teachers: Sequence[Teacher]) -> Labels:
-    """What all teachers say of a shot. Raises `UsageError` where two give the same label."""
+    """What all teachers say of a shot; tracks are of one kind, whoever has followed them.
+
+    Raises `UsageError` where two give the same label of another kind.
+    """
     said: dict[str, Any] = {}
     by: dict[str, str] = {}
     for teacher in teachers:
         labels, own = teacher.label(shot), type(teacher).__name__
         for name in (each.name for each in fields(Labels) if getattr(labels, each.name) is not None):
-            if name in said:
+            value = getattr(labels, name)
+            if name == "tracks" and name in said:
+                value = _beside(said[name], value)
+            elif name in said:
                 raise UsageError(f"{by[name]} and {own} both give {name}: leave one out")
-            said[name], by[name] = getattr(labels, name), own
+            said[name], by[name] = value, own
     return Labels(**said)
+
+
+def _beside(one: Tracks, other: Tracks) -> Tracks:
+    """The tracks of both."""
+    return Tracks(
+        view=torch.cat([one.view, other.view]),
+        track=torch.cat([one.track, other.track + one.count]),
+        uv=torch.cat([one.uv, other.uv]),
+        weight=torch.cat([one.weight, other.weight]),
+    )
 
 
 def _of_pairs(labels: Labels, kept: list[int]) -> Labels:

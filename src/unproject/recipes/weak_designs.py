@@ -42,7 +42,7 @@ ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
 def weak_designs(
-    losses: tuple[Loss, ...] = (WEAK,), *, seed: int = 0, rays: Rays = "given", warm: bool = False, steps: int = 1500
+    losses: tuple[Loss, ...] = (WEAK,), *, seed: int = 0, rays: Rays = "given", warm: bool = False, steps: int = 800
 ) -> tuple[Recipe, ...]:
     """The stages of one run, in order.
 
