@@ -7,8 +7,8 @@ import torch
 
 from unproject.data.base import Chosen, Framing, Remembered
 from unproject.data.clips import SyntheticClips
-from unproject.data.cropped import Cropped
 from unproject.data.weak import Weakened
+from unproject.data.zoomed import Zoomed
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import project
 from unproject.geometry.rigid import inverse, transform
@@ -85,7 +85,7 @@ def test_what_the_truth_says_fulfils_the_weak_losses_better_than_what_it_does_no
 
 
 def test_a_crop_keeps_what_its_labels_say_of_each_other():
-    data = Cropped(dataset=WORLD, least=0.5)
+    data = Zoomed(dataset=WORLD, least=0.5)
     whole, crop = WORLD([3, 4], PAIRED), data([3, 4], PAIRED)
     assert crop.views.images.shape == whole.views.images.shape
     focal, before = crop.labels.intrinsics.value[:, 0, 0, 0], whole.labels.intrinsics.value[:, 0, 0, 0]
@@ -101,15 +101,15 @@ def test_a_crop_keeps_what_its_labels_say_of_each_other():
 
 
 def test_cropped_tracks_fit_the_cropped_depth():
-    crop = Cropped(dataset=Weakened(dataset=WORLD, error=0.0))([3, 4], FRAMING)
-    exact = Cropped(dataset=WORLD)([3, 4], FRAMING)
+    crop = Zoomed(dataset=Weakened(dataset=WORLD, error=0.0))([3, 4], FRAMING)
+    exact = Zoomed(dataset=WORLD)([3, 4], FRAMING)
     tracks = crop.labels.tracks
     assert (tracks.uv >= 0).all() and (tracks.uv <= torch.tensor([56.0, 40.0])).all() and tracks.lengths().min() >= 2
     assert WeakLoss(depth=0.0, gauge=0.0)(said(exact), crop.labels, crop.views).total < 0.004
 
 
 def test_without_a_crop_nothing_changes():
-    whole, crop = WORLD([3], PAIRED), Cropped(dataset=WORLD, least=1.0)([3], PAIRED)
+    whole, crop = WORLD([3], PAIRED), Zoomed(dataset=WORLD, least=1.0)([3], PAIRED)
     assert torch.equal(whole.views.images, crop.views.images)
     assert torch.equal(whole.labels.flow.value, crop.labels.flow.value)
 

@@ -8,8 +8,8 @@ import torch
 
 from unproject.data.base import Chosen
 from unproject.data.clips import SyntheticClips
-from unproject.data.cropped import Cropped
 from unproject.data.weak import Weakened
+from unproject.data.zoomed import Zoomed
 from unproject.losses.weak import WeakLoss
 from unproject.models.multiview import MultiViewShape
 from unproject.nn.vit import VitShape
@@ -80,7 +80,7 @@ def test_weak_training_lowers_every_loss(tmp_path, rays):
 def test_a_warm_start_goes_on_with_footage_of_cropped_views(tmp_path):
     first = train(small(warm_up((labelled_source("rooms", ROOMS),)), 4), tmp_path / "one", workers=0, log_every=1)
     assert {"rooms/MultiViewLoss.points", "rooms/WeakLoss.view_angle"} <= set(losses(tmp_path / "one")[0])
-    raw = weak_source("video", Cropped(dataset=RAW), WeakLoss(least_shared=8))
+    raw = weak_source("video", Zoomed(dataset=RAW), WeakLoss(least_shared=8))
     train(small(finetuned((raw,)), 4), tmp_path / "two", start=first.weights, workers=0, log_every=1)
     lines = losses(tmp_path / "two")
     assert all(torch.tensor(list(line.values())).isfinite().all() for line in lines)

@@ -76,7 +76,7 @@ def warm_up(sources: tuple[Source, ...], *, passes: int = 1, validation: Validat
 def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
     """The second: from those weights, on raw video with a rough field of view.
 
-    Wrap the dataset in `data.cropped.Cropped`, as the supplement does, so that the field of view is not learned by
+    Wrap the dataset in `data.zoomed.Zoomed`, as the supplement does, so that the field of view is not learned by
     heart. The paper does not say how its angle loss treats predicted rays; here it teaches them from the first step.
     """
     seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)

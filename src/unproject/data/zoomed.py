@@ -14,7 +14,7 @@ from unproject.types import Known, Tracks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cropped(Dataset):
+class Zoomed(Dataset):
     """The clips of another dataset, each cropped to a share of its own around the middle (Reliev3R's supplement).
 
     All views of a clip are cropped alike, so that one camera stays one. The dataset is asked for larger images, of
@@ -44,7 +44,7 @@ class Cropped(Dataset):
         height, width = round(framing.height / share), round(framing.width / share)
         whole = self.dataset([number], replace(framing, height=height, width=width))
         if whole.labels.moving_tracks is not None:
-            raise InputError("Cropped cannot crop 3D tracks (Labels.moving_tracks); take them out of the dataset")
+            raise InputError("Zoomed cannot crop 3D tracks (Labels.moving_tracks); take them out of the dataset")
         top, left = (height - framing.height) // 2, (width - framing.width) // 2
         return cut(whole, top, left, framing)
 
