@@ -53,7 +53,7 @@ def same(one, two):
 
 @pytest.fixture(scope="module")
 def pan():
-    return panned(steady(60, 8.0))
+    return panned(steady(60, 6.0), width=192, height=144)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,11 @@ def test_a_clip_has_everything_that_was_promised(of_pan, pan_video):
         assert clip.file == "the/clip.mp4"
         assert list(clip.frames) == sorted(set(clip.frames))
         assert clip.times_s == tuple(index.times_s[list(clip.frames)].tolist())
-        assert clip.images.shape == (4, 192, 256, 3)
+        assert clip.images.shape == (4, 144, 192, 3)
         assert (clip.images == np.stack(list(decode(index, clip.frames)))).all()
         assert set(clip.pairs) == set(ring(4))
         assert known(clip.labels) == {"flow", "tracks"}
-        assert clip.labels.flow.value.shape == (1, 8, 192, 256, 2)
+        assert clip.labels.flow.value.shape == (1, 8, 144, 192, 2)
         assert clip.labels.tracks.view.max() < 4
         json.dumps(clip.quality, allow_nan=False)
     assert clips[0].frames[-1] < clips[1].frames[0]
@@ -95,7 +95,7 @@ def test_labels_say_how_the_plane_slid(of_pan):
     for number, (source, target) in enumerate(clip.pairs):
         sure = clip.labels.flow.weight[0, number] > 0.5
         shift = clip.labels.flow.value[0, number][sure].median(0).values
-        np.testing.assert_allclose(shift, [-8.0 * (clip.frames[target] - clip.frames[source]), 0], atol=0.2)
+        np.testing.assert_allclose(shift, [-6.0 * (clip.frames[target] - clip.frames[source]), 0], atol=0.2)
 
 
 def test_quality_says_what_the_pan_is(of_pan):
@@ -245,7 +245,7 @@ def test_a_phone_held_upright_gives_upright_clips(tmp_path, write_video, pan, ro
     path = write_video(tmp_path / "upright.mp4", pan[:40], rotation=rotation)
     clips, _ = split(made(path, teachers=TEACHERS))
     assert clips
-    assert clips[0].images.shape == (4, 256, 192, 3)
+    assert clips[0].images.shape == (4, 192, 144, 3)
     shift = clips[0].labels.flow.value[0, 0][clips[0].labels.flow.weight[0, 0] > 0.5].median(0).values
     assert abs(shift[1]) > 5
     assert abs(shift[0]) < 1
@@ -310,14 +310,10 @@ def test_frames_of_one_reason_are_one_line(tmp_path, write_video):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "clip"), [("cotracker_apple", True), ("davis_rollercoaster", True), ("sam2_cups", False)]
-)
-def test_real_clips(shared_data, name, clip):
+@pytest.mark.parametrize("name", ["cotracker_apple", "davis_rollercoaster"])
+def test_real_clips(shared_data, name):
     path = Path(shared_data) / "clips" / f"{name}.mp4"
-    clips, turned_down = split(made(path, Wishes(long_side=320, most_clips=1), TEACHERS))
-    assert bool(clips) == clip
-    assert clips or turned_down
-    for each in clips:
-        assert each.quality["flow_sampson_px"] < 1.5
-        assert math.isfinite(sum(each.quality.values()))
+    clips, _ = split(made(path, Wishes(long_side=320, most_clips=1), TEACHERS))
+    assert len(clips) == 1
+    assert clips[0].quality["flow_sampson_px"] < 1.5
+    assert math.isfinite(sum(clips[0].quality.values()))
