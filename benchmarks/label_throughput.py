@@ -2,17 +2,26 @@
 
     python -m benchmarks.label_throughput
 
+<<<<<<< HEAD
 First every call of OpenCV is written down with its arguments while the videos are labelled. "bare" then makes the same
 calls on the same pictures in a plain loop, after a plain loop of PyAV that decodes and converts every frame: what the
 work costs where nobody asks for anything else. "share of bare" is how much of the processor's time these calls are: 1
 is a labeller that costs nothing of its own. Rates are by the clock, shares by the processor's time, which other
 programs disturb less. The start of the processes is left out of both.
+=======
+First every call of OpenCV, and of zlib that packs the labels, is written down with its arguments while the videos are
+labelled. "bare" then makes the same calls in a plain loop, after a plain loop of PyAV that decodes and converts every
+frame: what the work costs where nobody asks for anything else. "share of bare" is how much of the processor's time
+these calls are: 1 is a labeller that costs nothing of its own. Rates are by the clock, shares by the processor's time,
+which others disturb less. The start of the processes is left out of both.
+>>>>>>> wt-run
 """
 
 import argparse
 import resource
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +34,7 @@ import cv2
 from benchmarks.clips import data_root
 from benchmarks.run import machine
 from benchmarks.table import head, line
+from unproject.io.shards import LabelledClip, write_shard
 from unproject.labelling.clips import labelled_clips
 from unproject.labelling.library import log_lines
 from unproject.labelling.run import label
@@ -40,7 +50,7 @@ CALLS = (
     "calcOpticalFlowPyrLK", "cornerMinEigenVal", "cvtColor", "dilate", "GaussianBlur", "Laplacian",
     "findFundamentalMat", "findHomography", "imencode", "remap", "resize",
 )  # fmt: skip
-"""Of OpenCV, that anything below labelling makes; those of DIS come on top."""
+"""Of OpenCV, that labelling makes; those of DIS come on top."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -56,42 +66,50 @@ def written_down(calls: list[Call]) -> Iterator[None]:
 
         return call
 
-    create = cv2.DISOpticalFlow_create
+    create, packer = cv2.DISOpticalFlow_create, zlib.compressobj
 
     def engine(*arguments: Any) -> Any:
         real = create(*arguments)
         return SimpleNamespace(calc=recorded(real.calc), setFinestScale=real.setFinestScale)
 
+    def packing(level: int, *arguments: Any) -> Any:
+        real = packer(level, *arguments)
+
+        def compress(data: Any) -> bytes:
+            calls.append((zlib.compress, (bytes(data), level), {}))
+            return real.compress(data)
+
+        return SimpleNamespace(compress=compress, flush=real.flush)
+
     before = {name: getattr(cv2, name) for name in CALLS}
     for name, function in before.items():
         setattr(cv2, name, recorded(function))
-    cv2.DISOpticalFlow_create = engine
+    cv2.DISOpticalFlow_create, zlib.compressobj = engine, packing
     try:
         yield
     finally:
         for name, function in before.items():
             setattr(cv2, name, function)
-        cv2.DISOpticalFlow_create = create
+        cv2.DISOpticalFlow_create, zlib.compressobj = create, packer
 
 
-def bare_s(video: Video, wishes: Wishes, rounds: int) -> tuple[int, float, float]:
-    """Frames of a video, and the processor's seconds for decoding it and for the calls that labelling it makes."""
+def bare_s(video: Video, wishes: Wishes) -> tuple[int, float, float, float]:
+    """Frames of a video, and the processor's seconds for decoding, for OpenCV and for zlib."""
     calls: list[Call] = []
-    with written_down(calls):
-        for _ in labelled_clips(video.path, video.name, wishes, TEACHERS):
-            pass
-    frames, decoding, calling = 0, [], []
-    for _ in range(rounds):
+    with written_down(calls), tempfile.TemporaryDirectory() as folder:
+        made = labelled_clips(video.path, video.name, wishes, TEACHERS)
+        clips = ((f"0-0-{number}", one) for number, one in enumerate(made) if isinstance(one, LabelledClip))
+        write_shard(Path(folder) / "000000.tar", clips)
+    began = time.process_time()
+    with av.open(video.path) as container:
+        container.streams.video[0].thread_count = 1
+        frames = sum(frame.to_ndarray(format="rgb24") is not None for frame in container.decode(video=0))
+    decoding, spent = time.process_time() - began, {True: 0.0, False: 0.0}
+    for function, arguments, named in calls:
         began = time.process_time()
-        with av.open(video.path) as container:
-            container.streams.video[0].thread_count = 1
-            frames = sum(frame.to_ndarray(format="rgb24") is not None for frame in container.decode(video=0))
-        decoding.append(time.process_time() - began)
-        began = time.process_time()
-        for function, arguments, named in calls:
-            function(*arguments, **named)
-        calling.append(time.process_time() - began)
-    return frames, min(decoding), min(calling)
+        function(*arguments, **named)
+        spent[function is zlib.compress] += time.process_time() - began
+    return frames, decoding, spent[False], spent[True]
 
 
 def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, float, float]:
@@ -123,10 +141,11 @@ def main() -> None:
     videos, _ = find_videos(options.videos or [data_root() / "clips"])
     one_thread()
     print(machine())
-    parts = [bare_s(video, wishes, options.rounds) for video in videos]
-    frames, decoding, calling = (sum(part) for part in zip(*parts, strict=True))
-    bare, start = decoding + calling, start_s(wishes)
-    print(f"{len(videos)} videos, {frames} frames; bare: decoding {decoding:.1f} s, calls {calling:.1f} s")
+    parts = [bare_s(video, wishes) for video in videos]
+    frames, decoding, opencv, packing = (sum(part) for part in zip(*parts, strict=True))
+    bare, start = decoding + opencv + packing, start_s(wishes)
+    shares = f"PyAV {decoding:.1f} s, OpenCV {opencv:.1f} s, zlib {packing:.1f} s"
+    print(f"{len(videos)} videos, {frames} frames; bare: {shares}", flush=True)
     print(head("workers", "clips/s", "frames/s", "faster", "processor [s]", "share of bare"))
     print(line("bare", "-", f"{frames / bare:.1f}", "-", f"{bare:.1f}", "1.00"), flush=True)
     first = None

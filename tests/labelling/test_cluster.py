@@ -17,6 +17,9 @@ from unproject.errors import UsageError
 from unproject.io.shard_index import verify
 from unproject.labelling.library import log_lines
 from unproject.labelling.run import label
+from unproject.labelling.wishes import Wishes
+from unproject.teachers.flow import DisTeacher
+from unproject.teachers.tracks import KltTeacher
 
 COLOURS = ("grey", "red", "green") * 4
 SUPPORT, SOURCE = Path(__file__).parents[1] / "support", Path(__file__).parents[2] / "src"
@@ -99,10 +102,26 @@ def test_two_machines_write_what_one_process_writes_though_a_worker_is_killed(li
     assert len(heard) == len(COLOURS) and heard[-1] == outcome.clips
 
 
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_clips_are_labelled_alike_too(shared_data, address, tmp_path):
+    teachers, wishes = [DisTeacher(), KltTeacher()], Wishes(long_side=256, views=4, most_clips=2)
+    label([shared_data / "clips"], tmp_path / "plain", teachers, wishes, workers=0)
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "ray", 4))
+    killer.start()
+    outcome = label([shared_data / "clips"], tmp_path / "ray", teachers, wishes, ray=address)
+    killer.join()
+    assert digests(tmp_path / "ray") == digests(tmp_path / "plain") and not verify(tmp_path / "ray")
+    assert len(events(tmp_path / "ray", "died")) == 1 and outcome.clips > outcome.videos / 2
+
+
 SCRIPT = """
 import sys
 from tiny_library import WISHES, Slow
 from unproject.labelling.run import label
+from unproject.labelling.wishes import Wishes
+from unproject.teachers.flow import DisTeacher
+from unproject.teachers.tracks import KltTeacher
 label([sys.argv[1]], sys.argv[2], [Slow()], WISHES, ray=sys.argv[3], resume=True)
 """
 
@@ -124,8 +143,10 @@ def test_who_hands_out_units_may_be_killed_and_goes_on(library, labelled, addres
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done is kept"
 
 
-@pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_named(library, address, tmp_path):
-    del address  # only where Ray is
-    with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:9"):
-        label([library], tmp_path / "out", [Slow()], WISHES, ray="127.0.0.1:9")
+def test_a_cluster_that_is_not_there_is_named(write_video, tmp_path):
+    if find_spec("ray") is None:
+        pytest.skip('no Ray here: pip install "unproject[cluster]"')
+    videos = write_library(tmp_path / "videos", write_video, ["grey"])
+    for address in ("127.0.0.1:9", "nowhere"):
+        with pytest.raises(UsageError, match=f"no Ray cluster at {address} .*: `ray start --head`"):
+            label([videos], tmp_path / "out", [Slow()], WISHES, ray=address, resume=True)

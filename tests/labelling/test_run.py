@@ -240,6 +240,22 @@ def test_arguments_that_mean_nothing_are_refused(library, tmp_path, wrong, words
     assert not (tmp_path / "out").exists()
 
 
+def test_a_death_while_overwriting_leaves_no_unit_of_other_settings(labelled, tmp_path, monkeypatch):
+    folder = tmp_path / "over"
+    shutil.copytree(labelled, folder)
+    there = []
+    unlink = Path.unlink
+
+    def watched(path, missing_ok=False):
+        there.append(((folder / "library.json").exists(), len(list(folder.glob("units/*.json")))))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    with Library(folder).held():
+        Library(folder).begin([], {}, overwrite=True)
+    assert there and all(known or not units for known, units in there)
+
+
 def test_nobody_else_labels_into_the_folder_meanwhile(library, tmp_path):
     folder = tmp_path / "held"
     with Library(folder).held(), pytest.raises(UsageError, match="another process labels into"):

@@ -1,6 +1,7 @@
 """Units on a Ray cluster, whose machines see the same files under the same paths."""
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from unproject.labelling.unit import UnitDone, label_unit, one_thread
 
 _AHEAD = 2
 """Units that are handed out per core: one is worked on, and one waits there."""
+_PATIENCE_S = 10.0
+"""So long a cluster may take to answer."""
 
 
 def on_ray(library: Library, units: Sequence[Unit], asked: Asked, address: str) -> Events:
@@ -51,8 +54,11 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     try:
+        if address != "auto" and "://" not in address:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()  # Ray itself tries for minutes
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(f"no Ray cluster at {address} ({reason}): `ray start --head` begins one") from error
 

@@ -68,6 +68,19 @@ def units_of(videos: Sequence[Video], each: int) -> list[Unit]:
     return [Unit(number=number, videos=tuple(videos[start : start + each])) for number, start in enumerate(starts)]
 
 
+def settings_of(videos: Sequence[Video], asked: Asked) -> dict[str, Any]:
+    """All that decides what is written, in words. Raises WeightsError where a teacher has none here."""
+    return disk.plain({
+        "format": FORMAT,
+        "version": version("unproject"),
+        "videos": len(videos),
+        "videos_sha256": hashlib.sha256(_lines(videos).encode()).hexdigest(),
+        "videos_per_unit": asked.videos_per_unit,
+        "wishes": asdict(asked.wishes),
+        "teachers": [asdict(teacher.provenance()) for teacher in asked.teachers],
+    })  # fmt: skip
+
+
 class Library:
     """Where things lie in the folder; only paths, so that it travels to workers."""
 
@@ -90,7 +103,7 @@ class Library:
         """While the unit is worked on: see `tries.Tries`."""
         return self.path / UNITS / f"{unit:06}.try"
 
-    def begin(self, videos: Sequence[Video], asked: Asked, *, overwrite: bool) -> None:
+    def begin(self, videos: Sequence[Video], settings: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the folder ready: a new one, or one that was begun with the very same videos and settings.
 
         Raises:
@@ -98,15 +111,13 @@ class Library:
         """
         if overwrite:
             self._remove(_OWN)
-        listed = "".join(f"{video.name}\n" for video in videos)
-        said = disk.plain(_settings(len(videos), listed, asked))
-        settings = self.path / SETTINGS
-        if settings.exists():
-            self._require_same(disk.read_json(settings), said)
+        path = self.path / SETTINGS
+        if path.exists():
+            self._require_same(disk.read_json(path), settings)
         else:
             write_index(self.path / INDEX, ())  # at the door: who cannot write it shall not find out after weeks
-            disk.write_text(self.path / VIDEOS, listed)
-            disk.write_json(settings, said)
+            disk.write_text(self.path / VIDEOS, _lines(videos))
+            disk.write_json(path, settings)
         self._remove(_UNDONE)
 
     def done(self, unit: int) -> bool:
@@ -138,7 +149,8 @@ class Library:
         """Nobody works any more."""
         self._remove(_UNDONE)
         for folder in sorted((self.path / WORK).glob("**"), reverse=True):
-            folder.rmdir()
+            with suppress(OSError):  # what is not ours stays
+                folder.rmdir()
 
     def _require_same(self, old: Any, new: Any) -> None:
         found = list(differences(old, new))
@@ -150,7 +162,8 @@ class Library:
             )
 
     def _remove(self, pattern: re.Pattern[str]) -> None:
-        places = (".", SHARDS, UNITS, *(str(path) for path in self.path.glob(f"{WORK}/*/")))
+        """Settings last: units that a death leaves must not be taken for those of other settings."""
+        places = (UNITS, SHARDS, *(str(path) for path in self.path.glob(f"{WORK}/*/")), ".")
         for path in (path for place in places for path in self.path.joinpath(place).glob("*")):
             if pattern.fullmatch(path.relative_to(self.path).as_posix()):
                 path.unlink(missing_ok=True)
@@ -202,16 +215,8 @@ def log_lines(folder: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _settings(count: int, listed: str, asked: Asked) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": version("unproject"),
-        "videos": count,
-        "videos_sha256": hashlib.sha256(listed.encode()).hexdigest(),
-        "videos_per_unit": asked.videos_per_unit,
-        "wishes": asdict(asked.wishes),
-        "teachers": [asdict(teacher.provenance()) for teacher in asked.teachers],
-    }
+def _lines(videos: Sequence[Video]) -> str:
+    return "".join(f"{video.name}\n" for video in videos)
 
 
 def kind_of(rejection: Rejection) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from unproject.errors import UnprojectError, UsageError
 from unproject.io import disk
 from unproject.labelling.cluster import on_ray
-from unproject.labelling.library import Asked, Library, Log, Unit, units_of
+from unproject.labelling.library import Asked, Library, Log, Unit, settings_of, units_of
 from unproject.labelling.local import Died, Events, Ready, VideoDone, cores, in_processes, in_this_process
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import find_videos, videos_per_unit
@@ -83,10 +83,11 @@ def label(
     _check(workers, ray, teachers)
     listed, notes = find_videos(videos)
     asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=videos_per_unit(len(listed)))
+    settings = settings_of(listed, asked)
     library = Library(disk.claimed(folder, overwrite=overwrite, resume=resume))
     units = units_of(listed, asked.videos_per_unit)
     with library.held() as log, _sigterm_interrupts():
-        library.begin(listed, asked, overwrite=overwrite)
+        library.begin(listed, settings, overwrite=overwrite)
         if overwrite:
             log.clear()
         left = [unit for unit in units if not library.done(unit.number)]
