@@ -2,19 +2,11 @@
 
     python -m benchmarks.label_throughput
 
-<<<<<<< HEAD
-First every call of OpenCV is written down with its arguments while the videos are labelled. "bare" then makes the same
-calls on the same pictures in a plain loop, after a plain loop of PyAV that decodes and converts every frame: what the
-work costs where nobody asks for anything else. "share of bare" is how much of the processor's time these calls are: 1
-is a labeller that costs nothing of its own. Rates are by the clock, shares by the processor's time, which other
-programs disturb less. The start of the processes is left out of both.
-=======
 First every call of OpenCV, and of zlib that packs the labels, is written down with its arguments while the videos are
 labelled. "bare" then makes the same calls in a plain loop, after a plain loop of PyAV that decodes and converts every
 frame: what the work costs where nobody asks for anything else. "share of bare" is how much of the processor's time
 these calls are: 1 is a labeller that costs nothing of its own. Rates are by the clock, shares by the processor's time,
 which others disturb less. The start of the processes is left out of both.
->>>>>>> wt-run
 """
 
 import argparse
