@@ -36,8 +36,8 @@ VIEWS, SIZE, BATCH, CLIPS, TRIED = 4, (40, 50), 12, 2048, 256
 """Views of a clip, their height and width, clips of a pass, clips of each kind, and clips that are measured."""
 WEAK = WeakLoss(least_shared=8)
 """Small images share fewer tracks."""
-SUPERVISED = MultiViewLoss(normals=0.0, rotation=1.0, translation=300.0, confidence=0.0)
-"""As in `recipes.flow_designs`, and for its reason."""
+SUPERVISED = MultiViewLoss(normals=0.0, confidence=0.0)
+"""By π³'s weights; normals would take a third of the time, and confidence is not measured."""
 ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
