@@ -258,7 +258,7 @@ def test_a_death_while_overwriting_leaves_no_unit_of_other_settings(labelled, tm
 
 def test_nobody_else_labels_into_the_folder_meanwhile(library, tmp_path):
     folder = tmp_path / "held"
-    with Library(folder).held(), pytest.raises(UsageError, match="another process labels into"):
+    with Library(folder).held(), pytest.raises(UsageError, match="another run works in"):
         label([library], folder, [Flat()], WISHES, workers=0, resume=True)
     label([library], folder, [Flat()], WISHES, workers=0, resume=True)
 

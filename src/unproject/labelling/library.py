@@ -1,6 +1,5 @@
 """The folder of a labelled library: who may write there, what was asked of it, and which of its units are done."""
 
-import errno
 import hashlib
 import json
 import os
@@ -175,11 +174,7 @@ class Library:
         Raises:
             UsageError: another process holds it.
         """
-        with disk.explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / LOG, "ab")  # noqa: SIM115 (closed below)
-        with file:
-            _lock(file.fileno(), self.path)
+        with disk.alone(self.path), open(self.path / LOG, "ab", buffering=0) as file:
             yield Log(file.fileno(), self.path / LOG)
 
 
@@ -223,16 +218,3 @@ def kind_of(rejection: Rejection) -> str:
     """What many reasons have in common: without names, numbers and remedies."""
     said = re.split(r"[:(]", rejection.reason.removeprefix(rejection.file))[0]
     return re.sub(r"\d+(\.\d+)?", "N", said).strip()
-
-
-def _lock(file: int, folder: Path) -> None:
-    """Where the system or the file system knows no such lock, there is none."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise UsageError(f"another process labels into {folder}: wait for it, or choose another folder") from error
