@@ -45,6 +45,7 @@ def videos(labels: str, size: str = "small") -> Recipe:
         schedule=Schedule(
             steps=20_000,
             batch=8,
+            passes=4,
             learning_rate=1e-4,
             last_learning_rate=1e-7,
             warmup_steps=500,
