@@ -97,6 +97,8 @@ def test_a_crop_keeps_what_its_labels_say_of_each_other():
     landed = project(there, labels.intrinsics.value[0, target]).view(40, 56, 2)
     own = project(points.flatten(0, 1), labels.intrinsics.value[0, source]).view(40, 56, 2)
     seen = labels.flow.weight[0, 0] > 0
+    inside = ((landed >= 0) & (landed <= torch.tensor([56.0, 40.0]))).all(-1)
+    assert seen.any() and inside[seen].all()  # what leaves the crop is seen by one view only
     assert torch.allclose((landed - own)[seen], labels.flow.value[0, 0][seen], atol=1e-2)
 
 

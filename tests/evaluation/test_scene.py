@@ -68,6 +68,14 @@ def test_it_is_what_its_definition_says(sample):
         (lambda v: ((placed - true).norm(dim=-1) / true.norm(dim=-1))[v][known[v]].mean(), "point_relative"),
         (lambda v: ((depth - true_depth).abs() / true_depth)[v][known[v]].mean(), "depth_relative"),
         (
+            lambda v: (
+                ((placed.norm(dim=-1) / true.norm(dim=-1)).log().abs()[v][known[v]] < torch.tensor(1.1).log())
+                .double()
+                .mean()
+            ),
+            "point_inliers",
+        ),
+        (
             lambda v: ((depth / true_depth).log().abs()[v][known[v]] < torch.tensor(1.1).log()).double().mean(),
             "depth_inliers",
         ),
@@ -91,6 +99,18 @@ def test_views_share_one_scale_and_centres_are_not_scaled(sample):
     assert apart["depth_relative"] > 0.05 and apart["depth_inliers"] < 0.8 and apart["auc30"] > 0.99
     far = from_rt(right.world_from_cam[..., :3, :3], 2 * right.world_from_cam[..., :3, 3])
     assert scene_metrics(replace(right, world_from_cam=far), sample)["ate"] > 0.005
+
+
+def test_inliers_are_right_of_distance_in_whatever_direction(sample):
+    """All points and cameras turned about the first camera: every distance stays, and no point is where it was."""
+    right = truth(sample)
+    mirrored = torch.diag(torch.tensor([-1.0, 1, 1]))
+    poses = right.world_from_cam
+    first = poses[:, :1]
+    local = inverse(first) @ poses
+    flipped = from_rt(mirrored @ local[..., :3, :3] @ mirrored, local[..., :3, 3] @ mirrored)
+    found = scene_metrics(replace(right, points=right.points @ mirrored, world_from_cam=flipped), sample)
+    assert found["point_inliers"] > 0.999 and found["point_relative"] > 0.1
 
 
 def test_a_view_without_a_pose_is_refused(sample):

@@ -211,6 +211,26 @@ def test_rays_that_are_held_learn_nothing():
     assert not held.requires_grad or not torch.autograd.grad(held, focal, allow_unused=True)[0]
 
 
+def test_rays_that_look_one_way_fulfil_any_track_so_something_else_must_hold_them():
+    prediction, labels, views = scene()
+    alike = replace(prediction, world_from_cam=torch.eye(4).double().expand(BATCH, VIEWS, 4, 4))
+    loss = WeakLoss(depth=0.0, gauge=0.0, least_shared=1)
+    narrow = alike.points * torch.tensor([1e-6, 1e-6, 1]).double()
+    assert loss(alike, labels, views).total > 0.1
+    assert loss(replace(alike, points=narrow), labels, views).total < 1e-5
+
+
+def test_what_is_infinitely_far_is_not_known():
+    prediction, labels, views = scene()
+    known, loss = labels.mono_depth, WeakLoss(registration=0.0, gauge=0.0)
+    sky = torch.zeros_like(known.weight, dtype=torch.bool)
+    sky[..., : HEIGHT - 3, :] = True  # more than half of every view
+    infinite = Known(torch.where(sky, torch.inf, known.value), known.weight)
+    unknown = Known(known.value, torch.where(sky, 0, known.weight))
+    said, kept = (value(loss, prediction, Labels(mono_depth=each), views)["depth"] for each in (infinite, unknown))
+    assert said == kept and torch.autograd.grad(said, prediction.confidence)[0].isfinite().all()
+
+
 def test_the_view_angle_is_compared_where_it_is_known():
     prediction, labels, views = scene()
     true = prediction.intrinsics.clone()

@@ -48,6 +48,7 @@ def test_losses_are_those_that_the_labels_allow():
     assert whole[0].confidence == 0 and (whole[1].depth, whole[1].registration) == (1.0, 0.5)
     (tracked,) = losses_of(("tracks",))
     assert (tracked.depth, tracked.registration) == (0.0, 0.5)
+    assert not tracked.registers_rays  # points may lie anywhere: tracks alone would turn all rays to one direction
     assert [type(loss) for loss in losses_of(("points", "world_from_cam"))] == [MultiViewLoss]
     assert [type(loss) for loss in losses_of(("points", "flow"))] == [
         FlowLoss

@@ -35,7 +35,8 @@ class Weakened(Dataset):
 
     dataset: Dataset
     error: float = 0.03
-    """Standard deviation of the logarithm of depth at the median distance; it grows in proportion to distance."""
+    """Standard deviation of the logarithm of depth at the median distance, at points of a coarse grid; between them it
+    is less. It grows in proportion to distance."""
     tracks: int = 256
     """Pixels of random views that are followed through a clip."""
     outliers: float = 0.0

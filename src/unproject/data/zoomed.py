@@ -9,6 +9,7 @@ from torch import Tensor
 from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
 from unproject.errors import InputError
+from unproject.geometry.camera import pixel_grid
 from unproject.tensors import map_tensors
 from unproject.types import Known, Tracks
 
@@ -50,7 +51,10 @@ class Zoomed(Dataset):
 
 
 def cut(whole: Sample, top: int, left: int, framing: Framing) -> Sample:
-    """A part of all images: maps lose what lies outside, principal points and tracks move, flow stays what it is."""
+    """A part of all images: maps lose what lies outside, principal points and tracks move.
+
+    Flow stays what it is; what it leads out of the target's part is seen by one view only.
+    """
     rows, columns = slice(top, top + framing.height), slice(left, left + framing.width)
 
     def part(known: Known | None) -> Known | None:
@@ -65,7 +69,7 @@ def cut(whole: Sample, top: int, left: int, framing: Framing) -> Sample:
         labels=replace(
             labels,
             points=part(labels.points),
-            flow=part(labels.flow),
+            flow=_inside(part(labels.flow), framing),
             target_points=part(labels.target_points),
             scene_flow=part(labels.scene_flow),
             mono_depth=part(labels.mono_depth),
@@ -73,6 +77,14 @@ def cut(whole: Sample, top: int, left: int, framing: Framing) -> Sample:
             tracks=None if labels.tracks is None else _seen(labels.tracks, top, left, framing),
         ),
     )
+
+
+def _inside(flow: Known | None, framing: Framing) -> Known | None:
+    if flow is None:
+        return None
+    ends = pixel_grid(framing.height, framing.width).to(flow.value) + flow.value
+    inside = ((ends >= 0) & (ends <= ends.new_tensor([framing.width, framing.height]))).all(-1)
+    return Known(flow.value, torch.where(inside, flow.weight, 0))
 
 
 def _moved(intrinsics: Tensor, top: int, left: int) -> Tensor:

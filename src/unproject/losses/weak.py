@@ -54,7 +54,8 @@ class WeakLoss(Loss):
     least_shared: int = 32
     """Tracks that both of two views must see, or the pair says nothing."""
     registers_rays: bool = True
-    """Whether tracks teach the network its intrinsics, too, if it tells them."""
+    """Whether tracks teach the network its intrinsics, too, if it tells them. Rays that all look one way fulfil any
+    track, so something else must hold the field of view: ``view_angle``, or a loss of points."""
 
     def terms(self, prediction: Prediction, labels: Labels, views: Views) -> tuple[Term, ...]:
         """Those of weight other than zero, under the names of their weights."""
@@ -96,7 +97,7 @@ def ambiguous_depth(
     """
     trust = torch.ones_like(depth) if ambiguity is None else trust
     value = read(said)
-    weight = torch.where(value > 0, said.weight, 0)
+    weight = torch.where((value > 0) & value.isfinite(), said.weight, 0)
     held = (trust.detach() * weight).flatten(2)
     middle = weighted_median(value.flatten(2), weight.flatten(2))[..., None]
     teacher = torch.minimum(value.flatten(2), FARTHEST * middle)
@@ -152,7 +153,8 @@ def surface_points(
 ) -> Float[Tensor, "B N K 3"]:
     """A map of points between its pixels: slopes and inverse depth are linear in the image of a plane.
 
-    So the ray of a pinhole camera is exact at any pixel. With ``hold_rays`` no gradient reaches the slopes.
+    So the ray of a pinhole camera is exact at any pixel, but in the outer half of those at the border: there it is
+    that of their middle. With ``hold_rays`` no gradient reaches the slopes.
     """
     near = 1 / points[..., 2:].clamp(min=NEAREST)
     slopes = points[..., :2] * near

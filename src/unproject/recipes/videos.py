@@ -64,7 +64,9 @@ def losses_of(labels: tuple[str, ...]) -> tuple[Loss, ...]:
         # Where relative depth asks for trust, that is what confidence learns.
         losses.append(MultiViewLoss(normals=0.0, confidence=0.0 if "mono_depth" in has else 0.05))
     if has & {"tracks", "mono_depth"}:
-        losses.append(WeakLoss(depth=float("mono_depth" in has), registration=0.5 * ("tracks" in has)))
+        depth, registration = float("mono_depth" in has), 0.5 * ("tracks" in has)
+        # Rays of a map of points are free, each by itself: all turned to one direction, they would fulfil any track.
+        losses.append(WeakLoss(depth=depth, registration=registration, registers_rays=False))
     if "flow" in has:
         losses.append(FlowLoss())
     if not losses:
