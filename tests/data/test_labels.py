@@ -202,6 +202,18 @@ def test_what_a_clip_lacks_weighs_nothing_and_what_all_lack_is_absent(folder, tm
     assert {field.name for field in fields(few) if getattr(few, field.name) is not None} == {"flow"}
 
 
+def test_networks_are_told_intrinsics_that_are_needed(folder, tmp_path):
+    data = LabelShards(folder=folder, needs=("intrinsics",))
+    sample = data([1, 0], framing())
+    assert torch.equal(sample.views.intrinsics, sample.labels.intrinsics.value)
+    clip = labelled_clip(0)
+    lens = clip.labels.intrinsics
+    hidden = Known(lens.value, torch.tensor([[0.0, 0, 1, 0]], dtype=lens.weight.dtype))
+    write_library(tmp_path, [[replace(clip, labels=replace(clip.labels, intrinsics=hidden))]])
+    one_camera = LabelShards(folder=str(tmp_path), needs=("intrinsics",))([0], framing()).views.intrinsics
+    assert torch.equal(one_camera, data([0], framing()).views.intrinsics)
+
+
 def test_poses_begin_at_the_first_known_camera(folder, tmp_path):
     """However far the world's origin is; between cameras nothing changes."""
     clip = labelled_clip(0)

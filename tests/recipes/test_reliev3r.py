@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from labelled import labelled_clip, write_library
 
 from unproject.data.base import Chosen
 from unproject.data.clips import SyntheticClips
+from unproject.data.labels import LabelShards
 from unproject.data.weak import Weakened
 from unproject.data.zoomed import Zoomed
+from unproject.errors import UsageError
 from unproject.losses.weak import WeakLoss
 from unproject.models.multiview import MultiViewShape
 from unproject.nn.vit import VitShape
@@ -75,6 +78,18 @@ def test_weak_training_lowers_every_loss(tmp_path, rays):
     for name in ("video/WeakLoss.depth", "video/WeakLoss.registration"):
         first, last = (sum(line[name] for line in some) / 5 for some in (lines[:5], lines[-5:]))
         assert last < first - 0.1 * abs(first), name
+
+
+def test_footage_that_was_labelled_tells_its_rays_if_they_are_needed(tmp_path):
+    write_library(tmp_path / "labels", [[labelled_clip(0)]])
+    blind, told = (
+        LabelShards(folder=str(tmp_path / "labels"), needs=("mono_depth", "tracks", *more))
+        for more in ((), ("intrinsics",))
+    )
+    with pytest.raises(UsageError, match=r"give Views\.intrinsics"):
+        train(small(weak((weak_source("video", blind),)), 1), tmp_path / "blind", workers=0)
+    train(small(weak((weak_source("video", told, WeakLoss(least_shared=8)),)), 1), tmp_path / "run", workers=0)
+    assert losses(tmp_path / "run")[0]["video/WeakLoss.registration"] > 0
 
 
 def test_a_warm_start_goes_on_with_footage_of_cropped_views(tmp_path):

@@ -23,7 +23,7 @@ from unproject.io.shard_index import INDEX, Rows, read_index
 from unproject.io.shard_labels import KEPT
 from unproject.io.shards import LabelledClip, read_clip
 from unproject.tensors import map_tensors
-from unproject.types import Known, Labels, Tracks, Views
+from unproject.types import Known, Labels, Tracks, Views, require
 
 SAME_FLOW_PX = 0.5
 """Pixels that come together in one are of one surface if the flow of the middle one differs less from their mean."""
@@ -43,7 +43,7 @@ class LabelShards(Dataset):
 
     folder: str
     needs: tuple[str, ...] = ()
-    """Labels that a clip must have: ``("flow", "tracks")``."""
+    """Labels that a clip must have: ``("flow", "tracks")``. With ``intrinsics`` among them, views tell them too."""
 
     @property
     def count(self) -> int:
@@ -61,7 +61,9 @@ class LabelShards(Dataset):
         return _library(self.folder, self.needs).fewest_views
 
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
-        """Views without intrinsics, and labels in float32; the world is the first camera that is known.
+        """Views, without intrinsics unless they are needed, and labels in float32.
+
+        The world is the first camera that is known.
 
         Raises:
             UsageError: pyarrow is not installed, no clip has what is needed, or some have fewer views.
@@ -83,6 +85,7 @@ class LabelShards(Dataset):
             images=rearrange(images, "b n h w c -> b n c h w").float() / 255,
             times=torch.tensor([[clip.clip.times_s[view] for view in clip.order] for clip in clips]),
             pairs=torch.tensor(framing.pairs, dtype=torch.long).view(-1, 2).expand(len(clips), -1, -1),
+            intrinsics=torch.cat([clip.told_intrinsics() for clip in clips]) if "intrinsics" in self.needs else None,
         )
         labels = joined([clip.labels(library.labels) for clip in clips], framing.views)
         return Sample(views=views, labels=labels, names=tuple(f"{row.file} {row.key}" for row in rows))
@@ -200,6 +203,13 @@ class _Framed:
     def intrinsics(self) -> Known:
         value, weight = self._of_views(self.clip.labels.intrinsics, 3)
         return Known((torch.from_numpy(self.crop.from_image) @ value).float()[None], weight)
+
+    def told_intrinsics(self) -> Float[Tensor, "1 N 3 3"]:
+        """Of every view: a clip is of one camera, so a view whose own are unknown has those of one that has some."""
+        known = require(self.clip.labels, "intrinsics")
+        value, some = known.value[0].double(), known.weight[0] > 0
+        whole = torch.where(some[:, None, None], value, value[some.long().argmax()])[list(self.order)]
+        return (torch.from_numpy(self.crop.from_image) @ whole).float()[None]
 
     def poses(self) -> Known:
         """From the first camera that is known: worlds may have their origin far away, where float32 is coarse."""

@@ -1,6 +1,6 @@
 """Reliev3R (arXiv 2604.00548): weak training from nothing, its supervised sibling, and the supplement's two stages.
 
-    videos = LabelShards(folder="labels", needs=("mono_depth", "tracks"))  # unproject label ... --teacher depth,tracks
+    videos = LabelShards(folder="labels", needs=("mono_depth", "tracks", "intrinsics"))
     train(weak((weak_source("videos", videos),)), "runs/reliev3r")
 
 The paper states the losses' weights, 8 views, 60,000 steps, a rate of 1e-4 along a cosine, and no more of the schedule:
@@ -38,7 +38,9 @@ def weak(
 ) -> Recipe:
     """The paper's own training: from random weights, no 3D label seen.
 
-    With ``rays="found"`` not even intrinsics are known: tracks alone hold them, which the paper does not try.
+    The dataset must tell intrinsics (``Views.intrinsics``), unless ``rays="found"``: then only tracks hold them, which
+    the paper does not try. From random weights they do not: rays that all look one way fulfil any track
+    (`tests/losses/test_weak.py`), and soon all do. `warm_up` and `finetuned` hold the field of view.
     """
     return Recipe(
         name=f"reliev3r-weak-{rays}",
