@@ -101,6 +101,37 @@ def test_registration_is_the_mean_angle_of_its_definition():
     assert found.item() == pytest.approx(torch.stack(means).mean().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("how", ["scale", "mad", "mean"])
+def test_relative_depth_is_the_mean_of_its_definition_with_its_gradients(how):
+    """The slow twin, view by view; trust decides the normalisation, and no gradient reaches it there."""
+    prediction, labels, views = scene()
+    found = value(WeakLoss(ambiguity=0.7, normalisation=how), prediction, labels, views)["depth"]
+    known, trust = labels.mono_depth, 2 * prediction.confidence
+
+    def middle(x: Tensor, weight: Tensor) -> Tensor:
+        order = x.argsort()
+        return x[order][(weight[order].cumsum(0) >= weight.sum() / 2).nonzero()[0, 0]]
+
+    def evened(x: Tensor, weight: Tensor) -> Tensor:
+        away = x - middle(x, weight)
+        if how == "scale":
+            return x / middle(x, weight)
+        mean = (weight * away.abs()).sum() / weight.sum()
+        return away / (middle(away.abs(), weight) if how == "mad" else mean)
+
+    means = []
+    for at in product(range(BATCH), range(VIEWS)):
+        said, w, true, k = (x[at].flatten() for x in (prediction.points[..., 2], trust, known.value, known.weight))
+        held = (w * k).detach()
+        off = (evened(said, held) - evened(true, held)).abs()
+        means.append(((w * off - 0.7 * w.log()) * k).sum() / k.sum())
+    twin = torch.stack(means).mean()
+    torch.testing.assert_close(found, twin, rtol=1e-5, atol=0)
+    reached = prediction.points, prediction.confidence
+    for ours, its in zip(torch.autograd.grad(found, reached), torch.autograd.grad(twin, reached), strict=True):
+        torch.testing.assert_close(ours, its, rtol=1e-3, atol=1e-5 * its.abs().max().item())
+
+
 def test_a_plane_between_its_pixels_is_exact():
     rays = unproject(
         torch.ones(1, 1, HEIGHT, WIDTH).double(),

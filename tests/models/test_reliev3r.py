@@ -10,6 +10,7 @@ from unproject.geometry.camera import project
 from unproject.models import build, checkpoints
 from unproject.models.build import from_config
 from unproject.models.reliev3r import FIRST_VIEW_RAD, Reliev3r, config, patch_slopes
+from unproject.nn.backbone import AlternatingBlocks, token_positions, trunk_state
 from unproject.tensors import map_tensors
 from unproject.types import Views
 
@@ -116,6 +117,19 @@ def test_slopes_are_those_of_the_patches_middles():
     slopes = patch_slopes(INTRINSICS.expand(1, 1, 3, 3), (HEIGHT, WIDTH), 14)
     assert slopes.shape == (1, 1, 12, 2)
     torch.testing.assert_close(slopes[0, 0, 5], torch.tensor([(21.0 - 27) / 60, (21.0 - 22) / 58]))
+
+
+def test_every_patch_has_its_own_hint_and_registers_none():
+    hint, images = torch.rand(2, 3, 4, 8), torch.rand(2, 3, 3, 28, 28)
+    state = trunk_state(
+        lambda some: some.new_zeros(len(some), 4, 8),
+        AlternatingBlocks(8, 2, 0, 1.0),
+        images,
+        torch.zeros(2, 3, 1, 8),
+        token_positions(2, 2, 1),
+        hint=hint,
+    )
+    assert torch.equal(state.over[:, 1:], hint.flatten(0, 1)) and not state.over[:, 0].any()
 
 
 def test_gradients_are_finite_from_the_first_step_on_and_reach_everything():
