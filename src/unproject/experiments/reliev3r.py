@@ -39,7 +39,8 @@ def losses(*, steps: int = 800) -> Experiment:
 def rays(*, steps: int = 800) -> Experiment:
     """Intrinsics that are known, hinted at or found, and the supplement's two stages."""
     row = partial(weak_designs, steps=steps)
-    angled = (replace(WEAK, view_angle=ANGLE.view_angle),)
+    pulled = (replace(WEAK, view_angle=ANGLE.view_angle),)
+    held = (replace(pulled[0], registers_rays=False),)
     return Experiment(
         name="reliev3r-rays",
         title="Reliev3R, table 3: where rays come from, and a synthetic start",
@@ -47,9 +48,10 @@ def rays(*, steps: int = 800) -> Experiment:
             "weak, rays given": row,
             "weak, rays hinted": partial(row, rays="hinted"),
             "weak, rays found by tracks": partial(row, rays="found"),
-            "weak, rays found and labelled": partial(row, angled, rays="found"),
+            "weak, rays labelled": partial(row, held, rays="found"),
+            "weak, rays labelled and pulled by tracks": partial(row, pulled, rays="found"),
             "synthetic alone": partial(row, (), rays="found", warm=True),
-            "synthetic, then weak": partial(row, angled, rays="found", warm=True),
+            "synthetic, then weak": partial(row, held, rays="found", warm=True),
         },
         columns=COLUMNS,
     )

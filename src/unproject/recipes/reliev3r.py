@@ -79,7 +79,8 @@ def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
     """The second: from those weights, on raw video with a rough field of view.
 
     Wrap the dataset in `data.zoomed.Zoomed`, as the supplement does, so that the field of view is not learned by
-    heart. The paper does not say how its angle loss treats predicted rays; here it teaches them from the first step.
+    heart. The paper does not say whether its angle loss teaches predicted rays; here it does not, since that spoiled
+    poses in small (EXPERIMENTS.md).
     """
     seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
     recipe = weak(seen, rays="found", passes=passes, validation=validation)
@@ -89,7 +90,7 @@ def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
 def _with_angle(loss: object) -> WeakLoss:
     if not isinstance(loss, WeakLoss):
         raise TypeError(f"finetuned takes sources of weak_source, got a loss {type(loss).__name__}")
-    return replace(loss, view_angle=1.0)
+    return replace(loss, view_angle=1.0, registers_rays=False)
 
 
 def _clip(rays: Rays) -> Clip:
