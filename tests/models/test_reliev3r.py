@@ -9,7 +9,15 @@ from unproject.errors import UsageError
 from unproject.geometry.camera import project
 from unproject.models import build, checkpoints
 from unproject.models.build import from_config
-from unproject.models.reliev3r import FIRST_VIEW_RAD, Reliev3r, config, patch_slopes
+from unproject.models.reliev3r import (
+    FIRST_VIEW_RAD,
+    NARROWEST_RAD,
+    WIDEST_RAD,
+    Reliev3r,
+    ViewAngleHead,
+    config,
+    patch_slopes,
+)
 from unproject.nn.backbone import AlternatingBlocks, token_positions, trunk_state
 from unproject.tensors import map_tensors
 from unproject.types import Views
@@ -104,7 +112,21 @@ def test_a_fresh_network_finds_one_view_of_sixty_degrees_for_a_clip():
     assert (found[..., 0, 2] == WIDTH / 2).all() and (found[..., 1, 2] == HEIGHT / 2).all()
     angle = 2 * torch.atan(WIDTH / 2 / found[..., 0, 0])
     assert (angle - FIRST_VIEW_RAD).abs().max() < 0.3
+    assert torch.equal(found[..., 0, 0], found[..., 1, 1])
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("push", [-1e4, 1e4])
+def test_a_view_at_its_limit_is_finite_and_so_is_its_gradient(push):
+    head = ViewAngleHead(8)
+    with torch.no_grad():
+        head.fc2.bias += push
+    pooled = torch.rand(1, 2, 8, requires_grad=True)
+    found = head(pooled, HEIGHT, WIDTH)
+    found[..., 0, 0].log().sum().backward()
+    angle = 2 * torch.atan(WIDTH / 2 / found[0, 0, 0, 0])
+    assert angle.item() == pytest.approx(WIDEST_RAD if push > 0 else NARROWEST_RAD, rel=1e-4)
+    assert pooled.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("rays", ["given", "hinted"])

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unproject.errors import UsageError
-from unproject.geometry.camera import pixel_grid, rays, unproject
+from unproject.geometry.camera import intrinsics_from_focal, pixel_grid, rays, unproject
 from unproject.models.base import MultiViewNetwork, Reconstructor
 from unproject.models.multiview import IMAGENET_MEAN, IMAGENET_STD, SIZES, Grid, MultiViewShape, working_numbers
 from unproject.nn.backbone import AlternatingBlocks, CameraHead, TaskDecoder, TrunkState, trunk_state
@@ -31,7 +31,9 @@ a clip, as in the paper's supplement; those that are given take its place.
 TASK_WIDTH = {"base": 1024}
 """Of task decoders, where they are wider than the trunk: as in π³'s code, and so are the paper's 450 M parameters."""
 FIRST_VIEW_RAD = math.pi / 3
-"""The field of view that a fresh network tells."""
+"""The field of view, along the longer side, that a fresh network tells."""
+NARROWEST_RAD, WIDEST_RAD = math.radians(5), math.radians(170)
+"""What it can tell: beyond, tangents leave float32 (the paper's own head is not described)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,24 +145,22 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
 
 
 class ViewAngleHead(nn.Module):
-    """One field of view for all views of a clip, from what their poses are read from."""
+    """One field of view for all views of a clip, from what their poses are read from; pixels are square."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, dim // 2)
-        self.fc2 = nn.Linear(dim // 2, 2)
-        nn.init.constant_(self.fc2.bias, math.log(FIRST_VIEW_RAD / (math.pi - FIRST_VIEW_RAD)))
+        self.fc2 = nn.Linear(dim // 2, 1)
+        share = (FIRST_VIEW_RAD - NARROWEST_RAD) / (WIDEST_RAD - NARROWEST_RAD)
+        nn.init.constant_(self.fc2.bias, math.log(share / (1 - share)))
 
     def forward(self, pooled: Float[Tensor, "B N D"], height: int, width: int) -> Float[Tensor, "B N 3 3"]:
-        """Intrinsics with the principal point in the middle; angles lie in (0, pi)."""
+        """Intrinsics with the principal point in the middle."""
         with torch.autocast(pooled.device.type, enabled=False):
-            logit = self.fc2(self.fc1(pooled).relu()).mean(1, keepdim=True)
-            half = math.pi / 2 * logit.sigmoid()
-            middle = half.new_tensor([width, height]) / 2
-            focal = middle / half.tan()
-            square = torch.diag_embed(torch.cat([focal, torch.ones_like(focal[..., :1])], dim=-1))
-            corner = torch.nn.functional.pad(middle[:, None], (2, 0, 0, 1))
-            return (square + corner).expand(-1, pooled.shape[1], -1, -1)
+            share = self.fc2(self.fc1(pooled).relu()).mean((1, 2)).sigmoid()
+            angle = NARROWEST_RAD + (WIDEST_RAD - NARROWEST_RAD) * share
+            focal = max(height, width) / 2 / (angle / 2).tan()
+            return intrinsics_from_focal(focal, width, height)[:, None].expand(-1, pooled.shape[1], -1, -1)
 
 
 def patch_slopes(intrinsics: Float[Tensor, "B N 3 3"], size: tuple[int, int], patch: int) -> Float[Tensor, "B N K 2"]:
