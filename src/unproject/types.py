@@ -4,7 +4,9 @@ Two kinds of quantity only: per view (axis ``N``) and per ordered pair of views 
 (x right, y down, z forward), poses are ``world_from_cam``, depth is z, pixel centres lie at +0.5.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -93,6 +95,21 @@ class Tracks:
     def lengths(self) -> Int[Tensor, " T"]:
         """Number of views that see each track."""
         return torch.bincount(self.track, minlength=self.count)
+
+    def shared(self) -> "Tracks":
+        """Only the tracks that two views see, at least."""
+        return self.select(self.lengths()[self.track] >= 2)
+
+    @staticmethod
+    def beside(parts: "Sequence[Tracks]") -> "Tracks":
+        """All tracks of several sets, none of which is another's; views stay as they are counted."""
+        starts = accumulate((part.count for part in parts), initial=0)
+        return Tracks(
+            view=torch.cat([part.view for part in parts]),
+            track=torch.cat([part.track + start for part, start in zip(parts, starts, strict=False)]),
+            uv=torch.cat([part.uv for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+        )
 
     def select(self, keep: Bool[Tensor, " O"]) -> "Tracks":
         """Only the given observations; tracks are renumbered without gaps, in their order."""

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unproject.tensors import map_tensors
-from unproject.types import Labels, Views
+from unproject.types import Labels, Tracks, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,15 @@ class Sample:
 
 def joined(clips: Sequence[Labels], views: int) -> Labels:
     """Labels of one batch, of those of clips of so many views: views and tracks are counted through it."""
-    parts, before = [], 0
-    for place, labels in enumerate(clips):
-        tracks = labels.tracks
-        if tracks is not None:
-            tracks = replace(tracks, view=tracks.view + place * views, track=tracks.track + before)
-            before = int(tracks.track.max()) + 1 if len(tracks.track) else before
-        parts.append(replace(labels, tracks=tracks))
-    return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+    tracks = [
+        replace(labels.tracks, view=labels.tracks.view + place * views)
+        for place, labels in enumerate(clips)
+        if labels.tracks is not None
+    ]
+    if tracks and len(tracks) < len(clips):
+        raise ValueError("some clips of a batch have tracks and others have none")
+    others = map_tensors(lambda *tensors: torch.cat(tensors), *(replace(labels, tracks=None) for labels in clips))
+    return replace(others, tracks=Tracks.beside(tracks) if tracks else None)
 
 
 class Dataset(ABC):

@@ -17,7 +17,7 @@ from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
 from unproject.errors import UsageError
-from unproject.geometry.camera import pixel_grid
+from unproject.geometry.flow import ends_inside
 from unproject.geometry.rigid import inverse
 from unproject.io.shard_index import INDEX, Rows, read_index
 from unproject.io.shard_labels import KEPT
@@ -178,9 +178,7 @@ class _Framed:
                 whole, trust = flow.value[0, number].numpy(), flow.weight[0, number].numpy()
                 mean, weight[place] = self.crop.known(whole, trust, alike)
                 value[place] = mean * stretch
-        ends = pixel_grid(height, width).numpy() + value
-        inside = ((ends >= 0) & (ends <= (width, height))).all(-1)
-        return _known(value, np.where(inside, weight, 0))
+        return _known(value, np.where(ends_inside(torch.from_numpy(value)).numpy(), weight, 0))
 
     def mono_depth(self) -> Known:
         known = self._map(self.clip.labels.mono_depth, 1)
@@ -237,8 +235,7 @@ class _Framed:
         affine = torch.from_numpy(self.crop.from_image)
         uv = (tracks.uv.double() * affine.diagonal()[:2] + affine[:2, 2]).float()
         inside = ((uv >= 0) & (uv < torch.tensor([self.crop.width, self.crop.height]))).all(-1)
-        seen = replace(tracks, view=place[tracks.view], uv=uv).select(inside & (place[tracks.view] >= 0))
-        seen = seen.select(seen.lengths()[seen.track] >= 2)
+        seen = replace(tracks, view=place[tracks.view], uv=uv).select(inside & (place[tracks.view] >= 0)).shared()
         rows = (seen.track * len(self.order) + seen.view).argsort()
         return map_tensors(lambda column: column[rows], seen)
 

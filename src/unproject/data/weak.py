@@ -109,4 +109,4 @@ def _followed(
     same[source, torch.arange(len(source))] = True
     track, view = (inside & same).T.nonzero(as_tuple=True)
     rows = Tracks(view=view, track=track, uv=uv[view, track], weight=torch.ones(len(view), dtype=uv.dtype))
-    return rows.select(rows.lengths()[rows.track] >= 2)
+    return rows.shared()

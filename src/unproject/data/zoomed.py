@@ -9,7 +9,7 @@ from torch import Tensor
 from unproject.data.base import Dataset, Framing, Sample, joined
 from unproject.data.clips import mixed_seed
 from unproject.errors import InputError
-from unproject.geometry.camera import pixel_grid
+from unproject.geometry.flow import ends_inside
 from unproject.tensors import map_tensors
 from unproject.types import Known, Tracks
 
@@ -69,7 +69,7 @@ def cut(whole: Sample, top: int, left: int, framing: Framing) -> Sample:
         labels=replace(
             labels,
             points=part(labels.points),
-            flow=_inside(part(labels.flow), framing),
+            flow=_inside(part(labels.flow)),
             target_points=part(labels.target_points),
             scene_flow=part(labels.scene_flow),
             mono_depth=part(labels.mono_depth),
@@ -79,12 +79,10 @@ def cut(whole: Sample, top: int, left: int, framing: Framing) -> Sample:
     )
 
 
-def _inside(flow: Known | None, framing: Framing) -> Known | None:
+def _inside(flow: Known | None) -> Known | None:
     if flow is None:
         return None
-    ends = pixel_grid(framing.height, framing.width).to(flow.value) + flow.value
-    inside = ((ends >= 0) & (ends <= ends.new_tensor([framing.width, framing.height]))).all(-1)
-    return Known(flow.value, torch.where(inside, flow.weight, 0))
+    return Known(flow.value, torch.where(ends_inside(flow.value), flow.weight, 0))
 
 
 def _moved(intrinsics: Tensor, top: int, left: int) -> Tensor:
@@ -98,5 +96,4 @@ def _seen(tracks: Tracks, top: int, left: int, framing: Framing) -> Tracks:
     """Those that two views still see."""
     uv = tracks.uv - tracks.uv.new_tensor([left, top])
     inside = ((uv >= 0) & (uv <= uv.new_tensor([framing.width, framing.height]))).all(-1)
-    seen = replace(tracks, uv=uv).select(inside)
-    return seen.select(seen.lengths()[seen.track] >= 2)
+    return replace(tracks, uv=uv).select(inside).shared()

@@ -33,6 +33,13 @@ def sample(
     return found.movedim(1, -1).reshape(*uv.shape[:-1], channels), valid
 
 
+def ends_inside(flow: Float[Tensor, "*batch H W 2"]) -> Bool[Tensor, "*batch H W"]:
+    """Whether flow in pixels leads from each pixel to a place in an image of the same size."""
+    height, width = flow.shape[-3:-1]
+    place = pixel_grid(height, width, flow.dtype, flow.device) + flow
+    return ((place >= 0) & (place <= place.new_tensor([width, height]))).all(-1)
+
+
 def induced_flow(
     depth: Float[Tensor, "*batch H W"],
     source_intrinsics: Float[Tensor, "*#batch 3 3"],

@@ -160,21 +160,11 @@ def taught(shot: Shot, teachers: Sequence[Teacher]) -> Labels:
         for name in (each.name for each in fields(Labels) if getattr(labels, each.name) is not None):
             value = getattr(labels, name)
             if name == "tracks" and name in said:
-                value = _beside(said[name], value)
+                value = Tracks.beside([said[name], value])
             elif name in said:
                 raise UsageError(f"{by[name]} and {own} both give {name}: leave one out")
             said[name], by[name] = value, own
     return Labels(**said)
-
-
-def _beside(one: Tracks, other: Tracks) -> Tracks:
-    """The tracks of both."""
-    return Tracks(
-        view=torch.cat([one.view, other.view]),
-        track=torch.cat([one.track, other.track + one.count]),
-        uv=torch.cat([one.uv, other.uv]),
-        weight=torch.cat([one.weight, other.weight]),
-    )
 
 
 def _of_pairs(labels: Labels, kept: list[int]) -> Labels:

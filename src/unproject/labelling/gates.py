@@ -12,6 +12,7 @@ import torch
 
 from unproject.geometry.rays import sampson_distance
 from unproject.teachers.flow import round_trip_px
+from unproject.teachers.matches import magsac
 from unproject.teachers.tracks import LEAST_TRUST
 from unproject.types import Known, Labels, Tracks, require
 
@@ -117,16 +118,10 @@ def agreement(source_uv: np.ndarray, target_uv: np.ndarray) -> Agreement:
 
 def _fitted(estimator, source_uv: np.ndarray, target_uv: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     """A model and its mask, or None twice: OpenCV fails an assertion where no sample gives a model."""
-    params = cv2.UsacParams()
-    params.score, params.sampler, params.loMethod = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM, cv2.LOCAL_OPTIM_SIGMA
-    params.loIterations, params.loSampleSize, params.maxIterations = 10, 50, 1000
-    params.final_polisher, params.final_polisher_iterations = cv2.MAGSAC, 3
-    params.threshold, params.confidence, params.randomGeneratorState = SAMPSON_PX, 0.999, 0
-    params.isParallel = False
     if len(source_uv) < 8:
         return None, None
     try:
-        return estimator(source_uv.astype(np.float64), target_uv.astype(np.float64), params)
+        return estimator(source_uv.astype(np.float64), target_uv.astype(np.float64), magsac(SAMPSON_PX, 1000, 0))
     except cv2.error:
         return None, None
 

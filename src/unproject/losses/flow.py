@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unproject.geometry.align import intrinsics_from_points
 from unproject.geometry.camera import pixel_grid
+from unproject.geometry.flow import ends_inside
 from unproject.geometry.motion import landing, transform_map
 from unproject.geometry.rigid import inverse
 from unproject.losses import targets
@@ -75,10 +76,7 @@ def covisible_flow(labels: Labels) -> Known:
     """True flow, without what ends outside the target's image."""
     flow: Known = require(labels, "flow")
     value = read(flow)
-    height, width = value.shape[-3:-1]
-    place = pixel_grid(height, width, value.dtype, value.device) + value
-    inside = ((place >= 0) & (place <= place.new_tensor([width, height]))).all(-1)
-    return Known(value, torch.where(inside, flow.weight, 0))
+    return Known(value, torch.where(ends_inside(value), flow.weight, 0))
 
 
 def robust(distance: Float[Tensor, "*batch"], power: float, bend: float) -> Float[Tensor, "*batch"]:

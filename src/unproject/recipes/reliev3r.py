@@ -15,12 +15,12 @@ from unproject.losses.multiview import MultiViewLoss
 from unproject.losses.weak import WeakLoss
 from unproject.models import reliev3r as network
 from unproject.models.reliev3r import Rays
+from unproject.recipes.flow3r import RECOMPUTED
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
 
 VIEWS = 8
 SIZES = ((224, 224), (224, 392), (392, 224))
 """(height, width); the paper does not say."""
-RECOMPUTED = ("encoder", "decoder")
 
 
 def weak_source(name: str, dataset: Dataset, loss: WeakLoss | None = None, *, share: float = 1.0) -> Source:

@@ -189,16 +189,22 @@ def mutual(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _agree(uv_a: np.ndarray, uv_b: np.ndarray, seed: int) -> np.ndarray:
-    params = cv2.UsacParams()
-    params.score, params.sampler, params.loMethod = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM, cv2.LOCAL_OPTIM_SIGMA
-    params.loIterations, params.loSampleSize, params.maxIterations = 10, 50, 2000
-    params.final_polisher, params.final_polisher_iterations = cv2.MAGSAC, 3
-    params.threshold, params.confidence, params.randomGeneratorState = VERIFY_PX, 0.999, seed
     try:
-        _, mask = cv2.findFundamentalMat(uv_a, uv_b, params)
+        _, mask = cv2.findFundamentalMat(uv_a, uv_b, magsac(VERIFY_PX, 2000, seed))
     except cv2.error:  # OpenCV asserts where no sample gives a model
         mask = None
     return np.zeros(len(uv_a), bool) if mask is None else mask.ravel() > 0
+
+
+def magsac(threshold_px: float, most_samples: int, seed: int) -> cv2.UsacParams:
+    """How a model of two views is looked for."""
+    params = cv2.UsacParams()
+    params.score, params.sampler, params.loMethod = cv2.SCORE_METHOD_MAGSAC, cv2.SAMPLING_UNIFORM, cv2.LOCAL_OPTIM_SIGMA
+    params.loIterations, params.loSampleSize, params.maxIterations = 10, 50, most_samples
+    params.final_polisher, params.final_polisher_iterations = cv2.MAGSAC, 3
+    params.threshold, params.confidence, params.randomGeneratorState = threshold_px, 0.999, seed
+    params.isParallel = False
+    return params
 
 
 def merge(features: Sequence[Features], matches: Iterable[PairMatches], klt: Tracks | None = None) -> Tracks:

@@ -44,8 +44,7 @@ class KltTeacher(Teacher):
 def of_views(tracks: Tracks, views: Sequence[int]) -> Tracks:
     """What some of the views see, numbered by their place in ``views`` (ascending); tracks of a single view go."""
     chosen = torch.as_tensor(views, dtype=tracks.view.dtype)
-    seen = tracks.select(torch.isin(tracks.view, chosen))
-    seen = seen.select(seen.lengths()[seen.track] >= 2)
+    seen = tracks.select(torch.isin(tracks.view, chosen)).shared()
     return replace(seen, view=torch.searchsorted(chosen, seen.view))
 
 
