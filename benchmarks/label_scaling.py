@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.run import machine
 from benchmarks.table import head, line
 from unproject.io.shard_index import verify
-from unproject.labelling.library import log_lines
+from unproject.labelling.folder import log_lines
 from unproject.labelling.plan import Rates, forecast, rates_of
 from unproject.labelling.run import label
 from unproject.labelling.wishes import Wishes

@@ -28,7 +28,7 @@ from benchmarks.run import machine
 from benchmarks.table import head, line
 from unproject.io.shards import LabelledClip, write_shard
 from unproject.labelling.clips import labelled_clips
-from unproject.labelling.library import log_lines
+from unproject.labelling.folder import log_lines
 from unproject.labelling.run import label
 from unproject.labelling.unit import one_thread
 from unproject.labelling.videos import Video, find_videos

@@ -15,7 +15,7 @@ from tiny_library import WISHES, Slow, digests, write_library
 
 from unproject.errors import UsageError
 from unproject.io.shard_index import verify
-from unproject.labelling.library import log_lines
+from unproject.labelling.folder import log_lines
 from unproject.labelling.run import label
 from unproject.labelling.wishes import Wishes
 from unproject.teachers.flow import DisTeacher

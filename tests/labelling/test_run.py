@@ -17,7 +17,7 @@ from unproject.errors import UnprojectError, UsageError
 from unproject.io import disk
 from unproject.io.shard_index import read_index, verify
 from unproject.labelling import run as run_module
-from unproject.labelling.library import Library, log_lines
+from unproject.labelling.folder import Library, log_lines
 from unproject.labelling.run import label, planned
 from unproject.labelling.tries import Tries
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unproject.errors import InputError, UsageError
-from unproject.labelling.library import units_of
+from unproject.labelling.folder import units_of
 from unproject.labelling.videos import Video, find_videos, videos_per_unit
 
 NAMES = ["1.mp4", "2.MOV", "10.mkv", "sub/3.webm"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unproject.errors import UnprojectError, UsageError
-from unproject.labelling.library import Asked, Library, Unit
+from unproject.labelling.folder import Asked, Library, Unit
 from unproject.labelling.local import Died, Events
 from unproject.labelling.unit import UnitDone, label_unit, one_thread
 

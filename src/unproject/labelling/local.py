@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from unproject.errors import UnprojectError
-from unproject.labelling.library import Asked, Library, Unit
+from unproject.labelling.folder import Asked, Library, Unit
 from unproject.labelling.unit import UnitDone, label_unit, one_thread
 
 _PATIENCE_S = 5.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unproject.errors import InputError, UsageError
-from unproject.labelling.library import log_lines
+from unproject.labelling.folder import log_lines
 from unproject.labelling.run import label
 from unproject.labelling.videos import find_videos, videos_per_unit
 from unproject.labelling.wishes import Wishes

@@ -15,7 +15,7 @@ from typing import Any
 from unproject.errors import UnprojectError, UsageError
 from unproject.io import disk
 from unproject.labelling.cluster import on_ray
-from unproject.labelling.library import Asked, Library, Log, Unit, settings_of, units_of
+from unproject.labelling.folder import Asked, Library, Log, Unit, settings_of, units_of
 from unproject.labelling.local import Died, Events, Ready, VideoDone, cores, in_processes, in_this_process
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import find_videos, videos_per_unit
@@ -149,7 +149,7 @@ class _Session:
     """What is told of units on the way: it goes to the log, counts deaths, and tells of each video once."""
 
     def __init__(self, library: Library, log: Log, units: Sequence[Unit]) -> None:
-        self.library, self.log = library, log
+        self._library, self.log = library, log
         self.frames = 0
         self._size = {unit.number: len(unit.videos) for unit in units}
         self.total = sum(self._size.values())
@@ -183,7 +183,7 @@ class _Session:
         """Whoever tells of it begins the unit again afterwards."""
         number = event.unit
         self._now[number] = 0
-        place = Tries(self.library.tries(number)).died()
+        place = Tries(self._library.tries(number)).died()
         self.log.write({"died": {"unit": number, "video": place, "how": event.how}})
         self._lost[number] += place is None
         if self._lost[number] == _MOST_LOST:

@@ -17,7 +17,7 @@ from unproject.io import shard_index
 from unproject.io.disk import explained
 from unproject.io.shards import LabelledClip, Rejection, Row, write_shard
 from unproject.labelling.clips import labelled_clips
-from unproject.labelling.library import Asked, Library, Unit
+from unproject.labelling.folder import Asked, Library, Unit
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import Video
 
