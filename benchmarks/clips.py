@@ -179,6 +179,11 @@ def _kitchen_every4() -> Clip:
     )
 
 
+def kitchen_whole() -> Clip:
+    """All 208 frames: the first 120, then every tenth of a thousand."""
+    return _posed("7scenes_redkitchen_whole", "7scenes_redkitchen", ordered=True, depth=_kitchen_depth)
+
+
 def _fox() -> Clip:
     return _posed("ingp_fox", "ingp_fox", ordered=False)
 

@@ -42,26 +42,36 @@ ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
 def weak_designs(
-    losses: tuple[Loss, ...] = (WEAK,), *, seed: int = 0, rays: Rays = "given", warm: bool = False, steps: int = 800
+    losses: tuple[Loss, ...] = (WEAK,),
+    *,
+    footage: Dataset | None = None,
+    measured: Validation | None = None,
+    seed: int = 0,
+    rays: Rays = "given",
+    warm: bool = False,
+    steps: int = 800,
 ) -> tuple[Recipe, ...]:
     """The stages of one run, in order.
 
     Args:
         losses: what is learned from footage; none for the first stage alone.
+        footage: other footage than `VIDEOS`, with the labels that the losses need.
+        measured: what is measured, if not on `HELD_OUT` after each stage.
         seed: of the weights and of the order of clips.
         rays: where intrinsics come from. Those that are found are labelled only if a loss asks for it.
         warm: begin with a supervised stage of as many steps on synthetic clips.
         steps: of each stage.
     """
-    stage = partial(_stage, seed=seed, rays=rays, steps=steps)
+    measured = measured or Validation(dataset=HELD_OUT, numbers=tuple(range(TRIED)), measure=scene_metrics, every=steps)
+    stage = partial(_stage, measured=measured, seed=seed, rays=rays, steps=steps)
     stages = []
     if warm:
         known = (SUPERVISED, ANGLE) if rays == "found" else (SUPERVISED,)
         stages.append(stage("warm-up", _some(SYNTHETIC), known))
     if losses:
-        footage = _some(VIDEOS)
-        seen = footage if SUPERVISED in losses else Weakened(dataset=footage)
-        stages.append(stage("footage", seen, losses))
+        if footage is None:
+            footage = _some(VIDEOS) if SUPERVISED in losses else Weakened(dataset=_some(VIDEOS))
+        stages.append(stage("footage", footage, losses))
     return tuple(stages)
 
 
@@ -69,7 +79,9 @@ def _some(domain: Dataset) -> Dataset:
     return Remembered(dataset=Chosen(dataset=domain, numbers=tuple(range(CLIPS))))
 
 
-def _stage(name: str, dataset: Dataset, losses: tuple[Loss, ...], *, seed: int, rays: Rays, steps: int) -> Recipe:
+def _stage(
+    name: str, dataset: Dataset, losses: tuple[Loss, ...], *, measured: Validation, seed: int, rays: Rays, steps: int
+) -> Recipe:
     return Recipe(
         name=f"weak designs: {name}, {rays}",
         model=replace(network.config("tiny", rays=rays), shape=SHAPE),
@@ -84,6 +96,6 @@ def _stage(name: str, dataset: Dataset, losses: tuple[Loss, ...], *, seed: int, 
             weight_decay=0.02,
             clip_norm=1.0,
         ),
-        validation=Validation(dataset=HELD_OUT, numbers=tuple(range(TRIED)), measure=scene_metrics, every=steps),
+        validation=measured,
         seed=seed,
     )

@@ -1,0 +1,229 @@
+"""Weak training on a real room, with real tracks: what a tiny network learns of frames that it has not seen.
+
+    python -m benchmarks.weak_clips -o out/weak-clips --seeds 3
+
+The room is the 7-Scenes kitchen: a hand-held camera, poses by KinectFusion, depth by a Kinect. Clips are of four views;
+the first 600 frames are learned from, the last 360 are measured. Tracks are KLT's. Depth is the Kinect's, each view in
+a scale of its own, in place of a network's whose weights may not be had here; or, like the lens, it is what `refine`
+found in the same frames: those rows saw nothing but video. What is done is kept in the folder, and not done again.
+
+With --labels also the footage of a folder that `unproject label` made with the teacher `refine`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.clips import kitchen_whole
+from unproject.data.base import Framing
+from unproject.data.clips import mixed_seed
+from unproject.data.crop import Crop
+from unproject.data.labels import LabelShards
+from unproject.evaluation.scene import scene_metrics
+from unproject.experiments.experiment import Experiment
+from unproject.experiments.reliev3r import COLUMNS
+from unproject.experiments.run import run
+from unproject.geometry.camera import unproject
+from unproject.inference.reconstruct import from_frames
+from unproject.io.images import read_image
+from unproject.io.shard_index import INDEX, write_index
+from unproject.io.shards import LabelledClip, write_shard
+from unproject.io.source import in_memory
+from unproject.recipes.refine import labels_of
+from unproject.recipes.weak_designs import ANGLE, SUPERVISED, VIEWS, WEAK, weak_designs
+from unproject.teachers.tracks import KltTracker, of_views
+from unproject.training.recipe import Validation
+from unproject.types import Known, Labels, Tracks
+
+LEARNED, MEASURED = (0, 600), (640, 1000)
+"""Frames of the sequence, 30 a second."""
+SPAN = (30, 90)
+"""Frames from the first to the last view of a clip."""
+CLIPS, TRIED = 600, 128
+"""Clips that are learned from and measured."""
+KEPT = Framing(views=VIEWS, pairs=(), height=80, width=100)
+"""Clips are kept at twice the size that the network sees."""
+NEAR = 0.02
+"""Pixels that come together in one are of one surface if depth differs by less than this share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """Frames of one sequence, what is known of each, and their numbers in it."""
+
+    numbers: list[int]
+    images: list[np.ndarray]
+    labels: Labels
+    """Of a batch of one: depth of every frame (``mono_depth``), cameras and tracks."""
+
+    def windows(self, count: int) -> list[list[int]]:
+        """Places of the views of about so many clips."""
+        at, found = np.array(self.numbers), []
+        for clip in range(count):
+            random = np.random.default_rng(mixed_seed(self.numbers[0], clip))
+            span = int(random.integers(*SPAN, endpoint=True))
+            begin = int(random.integers(at[0], at[-1] - span, endpoint=True))
+            places = {int(np.abs(at - wanted).argmin()) for wanted in np.linspace(begin, begin + span, VIEWS)}
+            if len(places) == VIEWS:
+                found.append(sorted(places))
+        return found
+
+    def write(self, folder: Path, clips: int) -> None:
+        """Clips of it as a folder of labels, as `unproject label` lays it out."""
+        small = self.shrunk()
+        keyed = ((f"000000-000000-{at:04d}", small.clip(views)) for at, views in enumerate(self.windows(clips)))
+        write_index(folder / INDEX, write_shard(folder / "shards" / "000000.tar", keyed))
+
+    def shrunk(self) -> "Footage":
+        """The same in small, with points."""
+        crop = Crop.middle(self.images[0], KEPT)
+        depth, lens, tracks = self.labels.mono_depth, self.labels.intrinsics, self.labels.tracks
+        assert depth is not None and lens is not None and tracks is not None
+        maps = [
+            crop.known(value[..., None].numpy(), weight.numpy(), _near)
+            for value, weight in zip(depth.value[0], depth.weight[0], strict=True)
+        ]
+        values, weights = (torch.from_numpy(np.stack(each)).float() for each in zip(*maps, strict=True))
+        intrinsics = (torch.from_numpy(crop.from_image) @ lens.value[0].double()).float()
+        points = torch.stack([unproject(*each) for each in zip(values[..., 0], intrinsics, strict=True)])
+        affine = torch.from_numpy(crop.from_image).float()
+        uv = tracks.uv * affine.diagonal()[:2] + affine[:2, 2]
+        inside = ((uv >= 0) & (uv < torch.tensor([KEPT.width, KEPT.height]))).all(-1)
+        labels = replace(
+            self.labels,
+            mono_depth=Known(values[None, ..., 0], weights[None]),
+            points=Known(points[None], weights[None]),
+            intrinsics=Known(intrinsics[None], lens.weight),
+            tracks=replace(tracks, uv=uv).select(inside),
+        )
+        return replace(self, images=[crop.image(image) for image in self.images], labels=labels)
+
+    def clip(self, views: list[int]) -> LabelledClip:
+        """Some of its frames."""
+        whole = self.labels
+        assert whole.tracks is not None
+
+        def of_these(known: Known | None) -> Known:
+            assert known is not None
+            return Known(known.value[:, views], known.weight[:, views])
+
+        labels = Labels(
+            points=of_these(whole.points),
+            world_from_cam=of_these(whole.world_from_cam),
+            intrinsics=of_these(whole.intrinsics),
+            mono_depth=of_these(whole.mono_depth),
+            tracks=of_views(whole.tracks, views),
+        )
+        return LabelledClip(
+            file="kitchen",
+            frames=tuple(self.numbers[view] for view in views),
+            times_s=tuple(self.numbers[view] / 30 for view in views),
+            images=np.stack([self.images[view] for view in views]),
+            pairs=(),
+            labels=labels,
+            quality={},
+        )
+
+
+def by_sensor(frames: tuple[int, int]) -> Footage:
+    """Frames of the kitchen between two numbers, with depth and poses that were measured, and tracks by KLT."""
+    clip = kitchen_whole()
+    assert clip.depth is not None and clip.world_from_cam is not None and clip.intrinsics is not None
+    numbers = [int(path.name[6:12]) for path in clip.files]
+    places = [place for place, number in enumerate(numbers) if frames[0] <= number < frames[1]]
+    images = [read_image(clip.files[place]) for place in places]
+    depth = torch.stack([clip.depth(place).float() for place in places])[None]
+    every = torch.ones(1, len(places))
+    labels = Labels(
+        mono_depth=Known(depth, (depth > 0).float()),
+        world_from_cam=Known(clip.world_from_cam[places].float()[None], every),
+        intrinsics=Known(clip.intrinsics[places].float()[None], every),
+        tracks=tracks_of(images),
+    )
+    return Footage(numbers=[numbers[place] for place in places], images=images, labels=labels)
+
+
+def by_refine(footage: Footage) -> Footage:
+    """The same frames, with what they alone tell."""
+    labels = labels_of(from_frames(in_memory(footage.images, "video")), range(len(footage.images)))
+    assert labels.points is not None
+    depth = Known(labels.points.value[..., 2], labels.points.weight)
+    return replace(footage, labels=replace(labels, mono_depth=depth))
+
+
+def tracks_of(images: Sequence[np.ndarray]) -> Tracks:
+    """What KLT follows through them."""
+    tracker = KltTracker()
+    for image in images:
+        tracker.feed(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return tracker.finish()
+
+
+def _near(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    return np.abs(mean - middle)[..., 0] <= NEAR * np.abs(mean[..., 0])
+
+
+def experiment(folder: Path, others: Path | None, steps: int) -> Experiment:
+    """The table, from labels that lie in the folder."""
+    weakly, fully = ("mono_depth", "tracks", "intrinsics"), ("points", "world_from_cam", "intrinsics")
+
+    def labels(name: str, needs: tuple[str, ...]) -> LabelShards:
+        return LabelShards(folder=str(folder / name), needs=needs)
+
+    held = labels("measured", fully)
+    measured = Validation(dataset=held, numbers=tuple(range(held.count)), measure=scene_metrics, every=steps)
+    row = partial(weak_designs, measured=measured, steps=steps)
+    sensed = partial(row, footage=labels("sensor", weakly))
+    seen = partial(row, footage=labels("refine", weakly))
+    angle = (replace(WEAK, view_angle=ANGLE.view_angle, registers_rays=False),)
+    rows = {
+        "after one step": partial(sensed, steps=1),
+        "supervised": partial(row, (SUPERVISED,), footage=labels("sensor", fully)),
+        "weak": sensed,
+        "weak, alpha 0.2": partial(sensed, (replace(WEAK, ambiguity=0.2),)),
+        "weak, alpha 0.5": partial(sensed, (replace(WEAK, ambiguity=0.5),)),
+        "weak, alpha 2.0": partial(sensed, (replace(WEAK, ambiguity=2.0),)),
+        "weak, no trust": partial(sensed, (replace(WEAK, ambiguity=None),)),
+        "depth alone": partial(sensed, (replace(WEAK, registration=0.0),)),
+        "tracks alone": partial(sensed, (replace(WEAK, depth=0.0),)),
+        "weak, video alone": seen,
+        "weak, video alone, lens learned": partial(seen, angle, rays="found"),
+        "refine's points and poses": partial(row, (SUPERVISED,), footage=labels("refine", fully)),
+        "synthetic alone": partial(row, (), warm=True),
+        "synthetic, then supervised": partial(row, (SUPERVISED,), footage=labels("sensor", fully), warm=True),
+        "synthetic, then weak": partial(sensed, warm=True),
+        "synthetic, then weak, video alone": partial(seen, warm=True),
+    }
+    if others is not None:
+        footage = LabelShards(folder=str(others), needs=("points", "tracks", "intrinsics"))
+        rows["synthetic, then other videos"] = partial(row, (SUPERVISED, TRACKS), footage=footage, warm=True)
+    return Experiment(name="weak-clips", title="Weak training on a real room", rows=rows, columns=COLUMNS)
+
+
+def main() -> None:
+    """Labels, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, help="a folder of `unproject label --teacher refine --views 4`")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--jobs", type=int)
+    options = parser.parse_args()
+    labels = options.output / "labels"
+    if not (labels / "refine" / INDEX).exists():
+        seen = by_sensor(LEARNED)
+        by_sensor(MEASURED).write(labels / "measured", TRIED)
+        seen.write(labels / "sensor", CLIPS)
+        by_refine(seen).write(labels / "refine", CLIPS)
+    table = experiment(labels, options.labels, options.steps)
+    print(run(table, options.output, seeds=options.seeds, jobs=options.jobs, resume=True).table)
+
+
+if __name__ == "__main__":
+    main()
