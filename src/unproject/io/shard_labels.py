@@ -160,7 +160,7 @@ def _from_bytes(weight: UInt8[np.ndarray, "*shape"]) -> Float[Tensor, "*shape"]:
 def _pack_flow(flow: tuple[np.ndarray, np.ndarray]) -> Arrays:
     """Differences along rows take 0.6 of the space of the flow itself (DIS on the bundled sample, deflated)."""
     value, weight = flow
-    near = (np.abs(value) <= LONGEST_FLOW_PX).all(-1)
+    near = (np.abs(value[..., 0]) <= LONGEST_FLOW_PX) & (np.abs(value[..., 1]) <= LONGEST_FLOW_PX)
     weight = np.where(near, _weight_bytes(weight), 0).astype(np.uint8)
     whole = np.round(np.where((weight > 0)[..., None], value, 0) * FLOW_STEPS).astype("<i2")
     steps = np.diff(np.moveaxis(whole, -1, 1), axis=-1, prepend=np.int16(0))

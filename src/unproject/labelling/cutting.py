@@ -73,16 +73,17 @@ def cuts(frames: Iterable[Frame], wishes: Wishes) -> Iterator[Cut | Useless]:
 
 def flaw(grey: np.ndarray) -> str | None:
     """Why nothing can be learned from a uint8 image [H, W]; None where something can."""
-    if grey.std() < FLAT:
+    mean, spread = cv2.meanStdDev(grey)
+    if spread.item() < FLAT:
         return "pictures of one colour"
-    if grey.mean() < DARK:
+    if mean.item() < DARK:
         return "too dark"
     return "too blurred" if sharpness(grey) < BLURRED else None
 
 
 def sharpness(grey: np.ndarray) -> float:
     """Spread of the Laplacian of a uint8 image [H, W], grey levels (Pech-Pacheco et al. 2000)."""
-    return float(cv2.Laplacian(grey, cv2.CV_16S).std())
+    return cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1].item()
 
 
 class _Cutter:

@@ -7,7 +7,7 @@ these; `python -m benchmarks.label_quality` compares that with either alone.
 import math
 import threading
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, lru_cache, reduce
 from itertools import pairwise
 from typing import Literal, final
 
@@ -93,10 +93,22 @@ def carried_on(ways: BothWays, further: BothWays) -> BothWays:
 
 def looked_up(field: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """What a field [H, W, 2] holds where flow [H, W, 2] leads; at the nearest edge where it leads out of the image."""
-    height, width = flow.shape[:2]
-    column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = column + flow[..., 0], row + flow[..., 1]
+    return _at(field, *_ends(flow))
+
+
+def _at(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _ends(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row, pixel centres at integers, where flow leads: two maps, since numpy is slow on pairs."""
+    x, y = cv2.split(_starts(*flow.shape[:2]) + flow)
+    return x, y
+
+
+@lru_cache(maxsize=4)
+def _starts(height: int, width: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), -1)
 
 
 def flow_both_ways(one: np.ndarray, two: np.ndarray) -> BothWays:
@@ -128,12 +140,13 @@ def _engine(purpose: Literal["straight", "led", "hasty"]) -> cv2.DISOpticalFlow:
 def round_trip_px(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """How far from its start a pixel lands after going there and back, [H, W]; infinite where it leaves the image."""
     height, width = forward.shape[:2]
-    column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = column + forward[..., 0], row + forward[..., 1]
-    error = np.linalg.norm(forward + looked_up(backward, forward), axis=2)
-    return np.where((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1), error, np.inf)
+    x, y = _ends(forward)
+    error = cv2.magnitude(*cv2.split(forward + _at(backward, x, y)))
+    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    return np.where(inside, error, np.float32(np.inf))
 
 
 def covisibility(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Weight in [0, 1], float32 [H, W]: 1 where the round trip closes, half at 0.7 px, 0 out of the image."""
-    return (1 / (1 + (round_trip_px(forward, backward) / 0.7) ** 2)).astype(np.float32)
+    off = round_trip_px(forward, backward) / np.float32(0.7)
+    return 1 / (1 + off * off)
