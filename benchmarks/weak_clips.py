@@ -6,8 +6,6 @@ The room is the 7-Scenes kitchen: a hand-held camera, poses by KinectFusion, dep
 the first 600 frames are learned from, the last 360 are measured. Tracks are KLT's. Depth is the Kinect's, each view in
 a scale of its own, in place of a network's whose weights may not be had here; or, like the lens, it is what `refine`
 found in the same frames: those rows saw nothing but video. What is done is kept in the folder, and not done again.
-
-With --labels also the footage of a folder that `unproject label` made with the teacher `refine`.
 """
 
 import argparse
@@ -169,7 +167,7 @@ def _near(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
     return np.abs(mean - middle)[..., 0] <= NEAR * np.abs(mean[..., 0])
 
 
-def experiment(folder: Path, others: Path | None, steps: int) -> Experiment:
+def experiment(folder: Path, steps: int) -> Experiment:
     """The table, from labels that lie in the folder."""
     weakly, fully = ("mono_depth", "tracks", "intrinsics"), ("points", "world_from_cam", "intrinsics")
 
@@ -200,9 +198,6 @@ def experiment(folder: Path, others: Path | None, steps: int) -> Experiment:
         "synthetic, then weak": partial(sensed, warm=True),
         "synthetic, then weak, video alone": partial(seen, warm=True),
     }
-    if others is not None:
-        footage = LabelShards(folder=str(others), needs=("points", "tracks", "intrinsics"))
-        rows["synthetic, then other videos"] = partial(row, (SUPERVISED, TRACKS), footage=footage, warm=True)
     return Experiment(name="weak-clips", title="Weak training on a real room", rows=rows, columns=COLUMNS)
 
 
@@ -210,7 +205,6 @@ def main() -> None:
     """Labels, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--labels", type=Path, help="a folder of `unproject label --teacher refine --views 4`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--jobs", type=int)
@@ -221,7 +215,7 @@ def main() -> None:
         by_sensor(MEASURED).write(labels / "measured", TRIED)
         seen.write(labels / "sensor", CLIPS)
         by_refine(seen).write(labels / "refine", CLIPS)
-    table = experiment(labels, options.labels, options.steps)
+    table = experiment(labels, options.steps)
     print(run(table, options.output, seeds=options.seeds, jobs=options.jobs, resume=True).table)
 
 
