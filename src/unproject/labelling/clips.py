@@ -91,7 +91,8 @@ class _Reading:
                 given += 1
         except InputError as error:
             self.damage.append((f"{wanted[given]}..{len(times) - 1}", str(error)))
-        self.damage += [(f"{len(times)}..", note) for note in self.index.notes if "damaged" in note]
+        if self.index.damage is not None:
+            self.damage.append((f"{len(times)}..", self.index.damage))
 
 
 def _merged(events: Iterator[Cut | Useless]) -> Iterator[Cut | Useless]:
