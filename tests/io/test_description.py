@@ -48,4 +48,5 @@ def test_a_recipe_differs_from_itself_nowhere_and_from_others_where_it_does():
     found = differences(words, describe(replace(recipe, sources=sources, validation=None)))
     paths = [line.partition(" ")[0] for line in found]
     assert paths == ["sources[1].share", "validation"]
+    assert list(differences([1, {"a": 2}], [3])) == ["[0] (1, now 3)", "[1] ({'a': 2}, now None)"]
     assert "clip.sizes" in next(differences(words, describe(replace(recipe, clip=replace(recipe.clip, sizes=())))))

@@ -16,7 +16,7 @@ from labelled import labelled_clip, only, write_library
 
 from unproject.errors import InputError, UsageError
 from unproject.io.shard_index import INDEX, Unit, read_index, read_unit, verify, write_index, write_unit
-from unproject.io.shards import Rejection, read_clip
+from unproject.io.shards import Rejection, read_clip, write_shard
 
 SIZE = {"views": 2, "height": 24, "width": 32}
 
@@ -154,6 +154,19 @@ def test_a_unit_that_contradicts_itself_is_told(folder, tmp_path, name, value):
 
 def test_a_whole_folder_has_nothing_wrong(folder):
     assert verify(folder) == []
+
+
+def test_units_come_in_the_order_of_their_numbers_however_long_these_are(folder, tmp_path):
+    """As text, a million comes before its predecessor."""
+    clips = [only(labelled_clip(number, **SIZE), "mono_depth") for number in range(2)]
+    rows = ()
+    for number, clip in zip((999_999, 1_000_000), clips, strict=True):
+        shard = tmp_path / "shards" / f"{number:06}.tar"
+        of_unit = write_shard(shard, [(f"{number:06}-0-0", clip)])
+        write_unit(tmp_path / "units" / f"{number:06}.json", Unit.of(shard, of_unit, ()))
+        rows += of_unit
+    write_index(tmp_path / INDEX, rows)
+    assert verify(tmp_path) == []
 
 
 def flip(path, place: int = -3000) -> None:

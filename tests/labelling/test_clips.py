@@ -11,7 +11,7 @@ import torch
 from odd_clips import black, moving_camera
 from panned import panned, steady
 
-from unproject.errors import UsageError
+from unproject.errors import InputError, UsageError
 from unproject.io.images import resize
 from unproject.io.shards import LabelledClip, Rejection
 from unproject.io.video import decode, index_video
@@ -214,6 +214,36 @@ def test_a_clip_that_falls_apart_is_turned_down(pan_video):
     assert turned_down[0].reason == "labels of 4 of 8 pairs can be believed"
     first, last = turned_down[0].where.split("..")
     assert int(first) < int(last)
+
+
+@final
+@dataclass(frozen=True)
+class Refusing(Teacher):
+    """Says nothing of shots that begin with this frame of the pan, or of any."""
+
+    first: np.ndarray | None = None
+
+    def label(self, shot: Shot) -> Labels:
+        if self.first is None or np.array_equal(shot.images[0], self.first):
+            raise InputError("no parallax: label without it")
+        return DisTeacher().label(shot)
+
+
+def test_a_clip_of_which_a_teacher_says_nothing_is_one_line_and_the_next_is_labelled(pan_video, of_pan):
+    honest = split(of_pan)[0]
+    said = made(pan_video, teachers=(Refusing(honest[0].images[0]),))
+    assert said[0] == Rejection(
+        file="the/clip.mp4",
+        where=f"{honest[0].frames[0]}..{honest[0].frames[-1]}",
+        reason="no parallax: label without it",
+    )
+    assert split(said)[0][0].frames == honest[1].frames
+
+
+def test_no_more_clips_are_tried_in_vain_than_may_be_given(pan_video):
+    """A teacher that takes a minute for each clip shall not take a day for a long video."""
+    clips, turned_down = split(made(pan_video, Wishes(views=4, most_clips=1), (Refusing(),)))
+    assert not clips and len(turned_down) == 1
 
 
 def test_two_teachers_of_one_label_are_refused_by_name(pan_video):

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_library import WISHES, Deadly, Faulty, Flat, digests, write_library
 
-from unproject.errors import UnprojectError, UsageError
+from unproject.errors import MemoryLimitError, UnprojectError, UsageError
 from unproject.io import disk
 from unproject.io.shard_index import read_index, verify
 from unproject.labelling import run as run_module
@@ -206,6 +207,8 @@ def test_a_folder_of_other_settings_is_refused_with_the_difference(library, labe
         label([library], labelled, [Flat()], wishes, resume=True)
     with pytest.raises(UsageError, match=r"teachers\[0\].name \(Flat, now Deadly\)"):
         label([library], labelled, [Deadly()], WISHES, resume=True)
+    with pytest.raises(UsageError, match=r"teachers\[1\] \(None, now {'name': 'Deadly'"):
+        label([library], labelled, [Flat(), Deadly()], WISHES, resume=True)
     with pytest.raises(UsageError, match=r"videos \(5, now 1\)"):
         label([library / "0.mp4"], labelled, [Flat()], WISHES, resume=True)
     assert digests(labelled) == before
@@ -222,6 +225,27 @@ def test_overwriting_removes_what_labelling_made_and_nothing_else(library, label
         "000000.json"
     ]
     assert len(events(folder, "session")) == 1
+
+
+@pytest.mark.parametrize("name", ["videos.txt", "index.parquet", "rejected.jsonl", "log.jsonl"])
+def test_files_of_others_are_not_written_over(library, tmp_path, name):
+    """A list of videos may lie where its labels shall lie; a run of training has a log too."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    (folder / name).write_text(f"{library / '0.mp4'}\n")
+    for how in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(UsageError, match=f"has {name} and no library.json, so it is no folder of labels"):
+            label([library], folder, [Flat()], WISHES, workers=0, **how)
+        assert (folder / name).read_text() == f"{library / '0.mp4'}\n"
+        assert not (folder / "library.json").exists()
+
+
+def test_a_death_at_the_door_can_be_gone_on_with(library, labelled, tmp_path):
+    folder = tmp_path / "early"
+    folder.mkdir()
+    shutil.copy(labelled / "library.json", folder)
+    label([library], folder, [Flat()], WISHES, workers=0, resume=True)
+    assert digests(folder) == digests(labelled)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +285,15 @@ def test_nobody_else_labels_into_the_folder_meanwhile(library, tmp_path):
     with Library(folder).held(), pytest.raises(UsageError, match="another run works in"):
         label([library], folder, [Flat()], WISHES, workers=0, resume=True)
     label([library], folder, [Flat()], WISHES, workers=0, resume=True)
+
+
+def test_a_full_gpu_is_no_fault_of_a_video(library, tmp_path, monkeypatch):
+    def full(teacher, shot):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Flat, "label", full)
+    with pytest.raises(MemoryLimitError, match=r"memory of the GPU is full at 0\.mp4: give fewer --workers"):
+        label([library], tmp_path / "out", [Flat()], WISHES, workers=0)
 
 
 def test_a_full_disk_is_no_fault_of_a_video(library, tmp_path, monkeypatch):

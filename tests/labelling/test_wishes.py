@@ -18,6 +18,8 @@ def test_wishes_come_back_from_json():
         ({"views": 1}, "views must be at least 2, not 1"),
         ({"views": 64}, "views must be at most 32, not 64"),
         ({"long_side": 32}, "long_side must be at least 64"),
+        ({"long_side": 1024}, "long_side must be at most 1022, not 1024"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"fps": 0.0}, "fps must be positive"),
         ({"step": -1.0}, "step must be positive"),
         ({"least_overlap": 0.7}, "the least below the most, not 0.7 and 0.6"),

@@ -84,10 +84,13 @@ def test_the_same_clip_is_labelled_the_same(clip, labels):
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (odd_clips.only_turning(16).images[::2], "refine: the camera only turns"),
-        (odd_clips.at_rest(6).images, "refine: the camera stands still"),
-        (odd_clips.snow(5), "refine: no two images share enough points"),
-        (odd_clips.moving_camera(1).images, "refine: no two images share enough points"),
+        (
+            odd_clips.only_turning(16).images[::2],
+            "depth as the camera only turns, as far as .* tell: try larger",
+        ),
+        (odd_clips.at_rest(6).images, "no depth as the camera stands still"),
+        (odd_clips.snow(5), "no two images share enough points"),
+        (odd_clips.moving_camera(1).images, "no two images share enough points"),
     ],
     ids=["turning", "standing", "noise", "one image"],
 )
@@ -173,7 +176,7 @@ def test_what_was_not_measured_or_moves_weighs_nothing():
 def test_too_little_explained_or_too_few_views_are_refused():
     with pytest.raises(InputError, match="explain 40% of what was seen"):
         labels_of(result(explained=0.4), (0, 1))
-    with pytest.raises(InputError, match="1 of 2 views have a camera"):
+    with pytest.raises(InputError, match="cameras of 1 of 2 views"):
         labels_of(result(), (1, 2))
 
 

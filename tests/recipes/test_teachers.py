@@ -9,7 +9,8 @@ import pytest
 
 from unproject.errors import UsageError
 from unproject.recipes.refine import RefineTeacher
-from unproject.recipes.teachers import LEARNED, OURS, licences, teachers_named
+from unproject.recipes.teachers import LEARNED, OURS, teachers_named
+from unproject.teachers.base import licences
 from unproject.teachers.depth import MogeTeacher
 from unproject.teachers.flow import DisTeacher
 from unproject.teachers.tracks import KltTeacher
@@ -28,7 +29,7 @@ def test_every_name_is_made_without_its_network_pickled_and_says_its_licence(nam
     (teacher,) = teachers_named(name)
     assert pickle.loads(pickle.dumps(teacher)) == teacher and hash(teacher) == hash(teacher)
     (line,) = licences([teacher])
-    assert line == f"{type(teacher).__name__}: {teacher.licence}"
+    assert line == f"{type(teacher).__name__}: licence {teacher.licence}"
     text = DOCS.read_text()
     assert f"`{name}`" in text
     if name in LEARNED:

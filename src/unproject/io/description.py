@@ -5,6 +5,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, pair in enumerate(zip(old, new, strict=True)):
+    elif isinstance(old, list) and isinstance(new, list):
+        for number, pair in enumerate(zip_longest(old, new)):
             yield from differences(*pair, f"{path}[{number}]")
     elif old != new:
         yield f"{path} ({_short(old)}, now {_short(new)})"

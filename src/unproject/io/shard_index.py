@@ -264,7 +264,8 @@ def verify(folder: Path) -> list[str]:
         index = read_index(folder / INDEX)
     except InputError as error:
         wrong.append(str(error))
-    for path in sorted(path for path in (folder / "units").glob("*.json") if _UNIT.fullmatch(path.name)):
+    found = (path for path in (folder / "units").glob("*.json") if _UNIT.fullmatch(path.name))
+    for path in sorted(found, key=lambda path: (int(path.stem), path.name)):  # numbers may outgrow their six digits
         try:
             unit = read_unit(path)
         except InputError as error:

@@ -33,6 +33,9 @@ class VideoIndex:
     times_s: np.ndarray
     """Seconds since the first frame, in order of showing."""
     notes: tuple[str, ...]
+    damage: str | None
+    """What is said of a file that is damaged or cut short, among the notes too; None where it is whole, or where
+    nothing tells."""
     pts: np.ndarray | None
     """Time stamps as the container writes them; None where it has no usable ones and frames are counted instead."""
     groups: np.ndarray | None
@@ -50,7 +53,7 @@ def index_video(path: str | Path) -> VideoIndex:
     """
     scan = _scan(path)
     first = _first_frame(path)
-    pts, groups = scan.pts, scan.groups
+    pts, groups, damage = scan.pts, scan.groups, None
     if pts is None:
         times = np.arange(_count(path)) / scan.rate
         notes = [f"the file has no usable time stamps: taken as {scan.rate:.4g} frames per second"]
@@ -60,7 +63,11 @@ def index_video(path: str | Path) -> VideoIndex:
             raise InputError(f"{path} is damaged, none of its frames can be decoded: record or copy it again")
         pts, groups = pts[readable], None if groups is None else groups[readable]
         times = (pts - pts[0]) * scan.time_base
-        notes = _loss_notes(scan.damaged, int((~readable).sum()), times)
+        lost = int((~readable).sum())
+        notes = [f"the first {lost} frames refer to pictures before a cut and cannot be decoded"] if lost else []
+        if scan.damaged:
+            damage = f"the file is damaged or cut short: {len(times)} frames can be read, up to {times[-1]:.2f} s"
+            notes = [damage]
     matrix, width, height, look_notes = _look(first, scan.pixel_aspect)
     return VideoIndex(
         file=str(path),
@@ -68,6 +75,7 @@ def index_video(path: str | Path) -> VideoIndex:
         height=height,
         times_s=times,
         notes=(_rate_note(times), *look_notes, *notes),
+        damage=damage,
         pts=pts,
         groups=groups,
         stored_size=(first.width, first.height),
@@ -151,12 +159,6 @@ def _decodable(path: str | Path) -> list[int]:
     """Time stamps of all frames that come out when the whole file is decoded."""
     with _opened(path) as (container, stream):
         return [frame.pts for frame in _frames(container, stream) if frame.pts is not None]
-
-
-def _loss_notes(damaged: bool, lost: int, times_s: np.ndarray) -> list[str]:
-    if damaged:
-        return [f"the file is damaged or cut short: {len(times_s)} frames can be read, up to {times_s[-1]:.2f} s"]
-    return [f"the first {lost} frames refer to pictures before a cut and cannot be decoded"] if lost else []
 
 
 def _first_frame(path: str | Path) -> VideoFrame:

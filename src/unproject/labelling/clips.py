@@ -54,12 +54,16 @@ def labelled_clips(
         yield Rejection(file=name, where="", reason=f"{width}x{height} pixels are too few: {LEAST_SIDE} are needed")
         return
     reading = _Reading(index=index, size=(width, height), fps=wishes.fps)
-    given = 0
+    given = refused = 0
     for event in _merged(cuts(reading.frames(), wishes)):
-        made = _turned_down(event, name) if isinstance(event, Useless) else _labelled(event, name, wishes, teachers)
+        if isinstance(event, Useless):
+            yield Rejection(file=name, where=f"{event.first}..{event.last}", reason=event.reason)
+            continue
+        made = _labelled(event, name, wishes, teachers)
         yield made
         given += isinstance(made, LabelledClip)
-        if given == wishes.most_clips:
+        refused += isinstance(made, Rejection)
+        if wishes.most_clips in (given, refused):
             return
     for where, reason in reading.damage:
         yield Rejection(file=name, where=where, reason=reason.replace(str(video), name, 1))
@@ -91,7 +95,8 @@ class _Reading:
                 given += 1
         except InputError as error:
             self.damage.append((f"{wanted[given]}..{len(times) - 1}", str(error)))
-        self.damage += [(f"{len(times)}..", note) for note in self.index.notes if "damaged" in note]
+        if self.index.damage is not None:
+            self.damage.append((f"{len(times)}..", self.index.damage))
 
 
 def _merged(events: Iterator[Cut | Useless]) -> Iterator[Cut | Useless]:
@@ -110,10 +115,6 @@ def _merged(events: Iterator[Cut | Useless]) -> Iterator[Cut | Useless]:
         yield held
 
 
-def _turned_down(useless: Useless, name: str) -> Rejection:
-    return Rejection(file=name, where=f"{useless.first}..{useless.last}", reason=useless.reason)
-
-
 def ring(views: int) -> tuple[tuple[int, int], ...]:
     """Each view and the next, the last and the first, both ways."""
     steps = dict.fromkeys((view, (view + 1) % views) for view in range(views))
@@ -122,14 +123,16 @@ def ring(views: int) -> tuple[tuple[int, int], ...]:
 
 def _labelled(cut: Cut, name: str, wishes: Wishes, teachers: Sequence[Teacher]) -> LabelledClip | Rejection:
     """A clip with the pairs whose labels can be believed; none where these do not tie its views together."""
-    pairs = ring(wishes.views)
-    labels = taught(Shot(images=[frame.image for frame in cut.frames], views=cut.views, pairs=pairs), teachers)
+    pairs, views = ring(wishes.views), [cut.frames[view] for view in cut.views]
+    where = f"{views[0].number}..{views[-1].number}"
+    try:
+        labels = taught(Shot(images=[frame.image for frame in cut.frames], views=cut.views, pairs=pairs), teachers)
+    except InputError as error:  # a teacher's word on this clip: it may bear the next
+        return Rejection(file=name, where=where, reason=str(error))
     speaks = labels if labels.tracks or labels.flow else replace(labels, tracks=cut.scouts)
     qualities = pair_qualities(speaks, pairs)
     kept = [n for n, each in enumerate(qualities) if each.passes(wishes.least_matches, wishes.least_inliers)]
-    views = [cut.frames[view] for view in cut.views]
     if not connected([pairs[n] for n in kept], wishes.views):
-        where = f"{views[0].number}..{views[-1].number}"
         return Rejection(file=name, where=where, reason=f"labels of {len(kept)} of {len(pairs)} pairs can be believed")
     return LabelledClip(
         file=name,

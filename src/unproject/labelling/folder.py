@@ -26,10 +26,10 @@ from unproject.teachers.base import Teacher
 SETTINGS, VIDEOS, LOG, REJECTED = "library.json", "videos.txt", "log.jsonl", "rejected.jsonl"
 SHARDS, UNITS, WORK = "shards", "units", "work"
 _OWN = re.compile(
-    r"(library|videos|index|rejected)(\.tmp)?\.(json|txt|parquet|jsonl)"
+    r"(library\.tmp|(videos|index|rejected)(\.tmp)?)\.(json|txt|parquet|jsonl)"
     r"|shards/\d+(\.tmp)?\.tar|units/\d+(\.tmp)?\.(json|try)|work/[^/]+/\d+(\.tmp)?\.tar"
 )
-"""Every file that labelling makes but the log: nothing else is ever removed."""
+"""Every file that labelling makes but the log and the settings: nothing else is ever removed."""
 _UNDONE = re.compile(r"(shards|units|work)/([^/]+/)?\d+\.tmp\.\w+|work/[^/]+/\d+\.tar")
 """What the dead leave."""
 
@@ -106,17 +106,19 @@ class Library:
         """Make the folder ready: a new one, or one that was begun with the very same videos and settings.
 
         Raises:
-            UsageError: it was begun with others; the text says which.
+            UsageError: it was begun with others, and the text says which; or a file of somebody else is in the way.
         """
-        if overwrite:
-            self._remove(_OWN)
         path = self.path / SETTINGS
-        if path.exists():
-            self._require_same(disk.read_json(path), settings)
+        if not path.exists():
+            self._require_free()
+        elif overwrite:
+            self._remove(_OWN)
         else:
+            self._require_same(disk.read_json(path), settings)
+        disk.write_json(path, settings)  # first: without it nothing here is taken for ours
+        disk.write_text(self.path / VIDEOS, _lines(videos))
+        if not (self.path / INDEX).exists():
             write_index(self.path / INDEX, ())  # at the door: who cannot write it shall not find out after weeks
-            disk.write_text(self.path / VIDEOS, _lines(videos))
-            disk.write_json(path, settings)
         self._remove(_UNDONE)
 
     def done(self, unit: int) -> bool:
@@ -151,6 +153,15 @@ class Library:
             with suppress(OSError):  # what is not ours stays
                 folder.rmdir()
 
+    def _require_free(self) -> None:
+        """Whoever resumes or overwrites a folder means one of labels: files of others are not written over."""
+        places = [self.path / name for name in (VIDEOS, INDEX, REJECTED, LOG)]
+        taken = [place.name for place in places if place.exists() and place.stat().st_size]  # the log was just opened
+        if taken:
+            raise UsageError(
+                f"{self.path} has {' and '.join(taken)} and no {SETTINGS}, so it is no folder of labels: choose another"
+            )
+
     def _require_same(self, old: Any, new: Any) -> None:
         found = list(differences(old, new))
         if found:
@@ -161,7 +172,6 @@ class Library:
             )
 
     def _remove(self, pattern: re.Pattern[str]) -> None:
-        """Settings last: units that a death leaves must not be taken for those of other settings."""
         places = (UNITS, SHARDS, *(str(path) for path in self.path.glob(f"{WORK}/*/")), ".")
         for path in (path for place in places for path in self.path.joinpath(place).glob("*")):
             if pattern.fullmatch(path.relative_to(self.path).as_posix()):
@@ -191,15 +201,18 @@ class Log:
     def session(self, **facts: Any) -> None:
         """Who labels what from now on."""
         if os.fstat(self._file).st_size:
-            os.write(self._file, b"\n")  # whatever stands there ends here
+            self._append(b"\n")  # whatever stands there ends here
         versions = {"python": sys.version.split()[0], "unproject": version("unproject")}
         self.write({"session": {"argv": sys.argv, "versions": versions, **facts}})
 
     def write(self, facts: Mapping[str, Any]) -> None:
         """A line, with the time."""
         line = {**facts, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        self._append(json.dumps(disk.plain(line), allow_nan=False).encode() + b"\n")
+
+    def _append(self, data: bytes) -> None:
         with disk.explained(self._path):
-            os.write(self._file, json.dumps(disk.plain(line), allow_nan=False).encode() + b"\n")
+            os.write(self._file, data)
 
 
 def log_lines(folder: Path) -> Iterator[dict[str, Any]]:

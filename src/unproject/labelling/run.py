@@ -21,7 +21,7 @@ from unproject.labelling.tries import Tries
 from unproject.labelling.videos import find_videos, videos_per_unit
 from unproject.labelling.wishes import Wishes
 from unproject.progress import Progress, silent
-from unproject.teachers.base import Teacher
+from unproject.teachers.base import Teacher, licences
 
 _MOST_LOST = 3
 """So often a unit's worker may die while it is at none of its videos."""
@@ -98,7 +98,7 @@ def label(
         with closing(session.through(_events(library, left, asked, count, ray))) as done:
             for _ in progress(done, "label", session.total):
                 pass
-        seconds = time.monotonic() - began
+        seconds = max(time.monotonic() - began, 1e-3)  # some clocks stand still between two ticks
         totals = library.merge(len(units))
         library.end()
     return Outcome(
@@ -125,7 +125,7 @@ def planned(videos: Sequence[str | Path], teachers: Sequence[Teacher]) -> dict[s
         "absent": sum(not Path(video.path).is_file() for video in listed),
         "units": len(units_of(listed, each)),
         "videos_per_unit": each,
-        "teachers": [f"{type(teacher).__name__}: licence {teacher.licence}" for teacher in teachers],
+        "teachers": licences(teachers),
         "notes": notes,
     }
 

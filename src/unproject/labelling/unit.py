@@ -12,7 +12,7 @@ import cv2
 import torch
 from threadpoolctl import threadpool_limits
 
-from unproject.errors import InputError, UsageError, WeightsError
+from unproject.errors import InputError, MemoryLimitError, UsageError, WeightsError
 from unproject.io import shard_index
 from unproject.io.disk import explained
 from unproject.io.shards import LabelledClip, Rejection, Row, write_shard
@@ -55,6 +55,7 @@ def label_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int]
 
     Raises:
         UsageError, WeightsError: a teacher cannot work at all.
+        MemoryLimitError: it does not fit this machine, or not beside the other workers.
         UnprojectError: the disk cannot be written to.
     """
     began = time.monotonic()
@@ -138,8 +139,13 @@ class _Work:
                 yield said
                 if isinstance(said, LabelledClip):
                     where = f"{said.frames[-1] + 1}.."
-        except (UsageError, WeightsError):
+        except (UsageError, WeightsError, MemoryLimitError):
             raise
+        except torch.OutOfMemoryError as error:  # no fault of the video: alone it may fit
+            raise MemoryLimitError(
+                f"the memory of the GPU is full at {video.name}: give fewer --workers (of Ray: ray start --num-cpus) "
+                "or a smaller --long-side"
+            ) from error
         except Exception as error:  # whatever a teacher cannot bear: the next video may be borne
             if _disk_is_full(error):
                 raise

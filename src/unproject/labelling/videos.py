@@ -4,12 +4,13 @@ import csv
 import glob
 import json
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unproject.errors import InputError, UsageError
-from unproject.io.images import natural_key
 
 SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
@@ -18,9 +19,10 @@ SUFFIXES = frozenset({
 LISTS = frozenset({".txt", ".jsonl", ".csv"})
 _FIELDS = ("file", "path", "video")
 """What a list may call its column of paths."""
+_NUMBER = re.compile("[0-9]+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
     """A file that is to be labelled; nobody has looked yet whether it is there."""
 
@@ -43,13 +45,14 @@ def find_videos(given: Sequence[str | Path]) -> tuple[tuple[Video, ...], list[st
     """
     if not given:
         raise UsageError("give videos: a folder, a glob, files or a list of paths (.txt, .jsonl, .csv)")
-    found = [video for item in given for video in _videos(str(item))]
-    once = {video.path: video for video in sorted(found, key=_place, reverse=True)}  # the first of its kind wins
+    found = sorted((video for item in given for video in _videos(str(item))), key=_place)
+    once: dict[str, Video] = {}
+    for video in found:
+        once.setdefault(video.path, video)
     if not once:
         raise UsageError(f"no video in {' '.join(map(str, given))}; known are files that end in {', '.join(_sorted())}")
-    videos = tuple(sorted(once.values(), key=_place))
-    twice = len(found) - len(videos)
-    return videos, [f"{twice} paths were given more than once and are taken once"] if twice else []
+    twice = len(found) - len(once)
+    return tuple(once.values()), [f"{twice} paths were given more than once and are taken once"] if twice else []
 
 
 def videos_per_unit(count: int) -> int:
@@ -60,8 +63,21 @@ def videos_per_unit(count: int) -> int:
     return min(max(count // 1000, 1), 50)
 
 
-def _place(video: Video) -> tuple[list[tuple[int, int, str]], str, str]:
-    return natural_key(video.name), video.name, video.path  # the key alone does not tell a.mp4 from A.mp4
+def _place(video: Video) -> tuple[str, str, str]:
+    return _natural(video.name), video.name, video.path  # the first alone does not tell a.mp4 from A.mp4
+
+
+def _natural(name: str) -> str:
+    """A text that sorts as `natural_key` does, in a tenth of its memory: a list has millions of names.
+
+    Before each number stands how long it is. It may be too long for an int: lists are not trusted.
+    """
+
+    def told(found: re.Match[str]) -> str:
+        digits = found[0].lstrip("0")
+        return f"\0{chr(min(len(digits), sys.maxunicode))}{digits}"
+
+    return _NUMBER.sub(told, name.casefold())
 
 
 def _sorted() -> list[str]:
@@ -71,9 +87,11 @@ def _sorted() -> list[str]:
 def _videos(given: str) -> Iterator[Video]:
     path = Path(given).expanduser()
     if path.is_dir():
-        yield from (_video(name, path) for name in _below(path))
+        base = os.path.abspath(path)
+        yield from (_video(name, base) for name in _below(path))
     elif path.suffix.lower() in LISTS:
-        yield from (_video(line, path.parent) for line in _listed(path))
+        base = os.path.abspath(path.parent)
+        yield from (_video(line, base) for line in _listed(path))
     elif path.exists() or (path.suffix.lower() in SUFFIXES and not glob.has_magic(given)):
         yield _video(str(path))
     elif glob.has_magic(given):
@@ -83,10 +101,12 @@ def _videos(given: str) -> Iterator[Video]:
         raise InputError(f"{given} is not there: give a folder, a glob, videos or a list of paths")
 
 
-def _video(name: str, base: Path = Path()) -> Video:
+def _video(name: str, base: str = "") -> Video:
     """Control characters and what is no Unicode are escaped: a name is one line of UTF-8, whoever made the file."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
-    return Video(name=shown, path=os.path.abspath(base.expanduser() / name))
+    shown = name
+    if not name.isprintable():
+        shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
+    return Video(name=shown, path=os.path.abspath(os.path.join(base, name)))
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from unproject.errors import UsageError
+from unproject.io.shards import LONGEST_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Wishes:
     step: float = 1.0
     """Where the next clip begins, in lengths of the last from its beginning: below 1 they share frames."""
     most_clips: int = 16
-    """Of one video: what comes after is not decoded."""
+    """Of one video: what comes after is not decoded, nor what comes after so many that their labels turned down."""
     least_matches: int = 32
     """Points that both views of a pair must see."""
     least_inliers: float = 0.5
@@ -35,11 +36,14 @@ class Wishes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("long_side", 64), ("views", 2), ("most_clips", 1), ("least_matches", 8)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.views > 32:
-            raise UsageError(f"views must be at most 32, not {self.views}")
+        least = {"long_side": 64, "views": 2, "most_clips": 1, "least_matches": 8, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UsageError(f"{name} must be at least {bound}, not {getattr(self, name)}")
+        most = {"long_side": LONGEST_SIDE - 1, "views": 32}  # a shard holds no more, and sides are even
+        for name, bound in most.items():
+            if getattr(self, name) > bound:
+                raise UsageError(f"{name} must be at most {bound}, not {getattr(self, name)}")
         for name in ("fps", "longest_s", "step"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")

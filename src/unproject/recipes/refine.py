@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unproject.errors import InputError
 from unproject.geometry import camera
-from unproject.inference.reconstruct import NO_DEPTH, from_frames
+from unproject.inference.reconstruct import from_frames
 from unproject.io.full_size import at_size
 from unproject.io.result import Reconstruction
 from unproject.io.source import in_memory
@@ -24,6 +24,9 @@ LEAST_EXPLAINED = 0.5
 """Share of all observations that the cameras must explain: with less, what they say of the rest is chance."""
 MOVES = 0.5
 """Probability from which a surface counts as moving: its depth is then not that of the still scene."""
+_NO_DEPTH = {"static": "the camera stands still", "rotation_only": "the camera only turns"}
+"""By the motion of a part without depth."""
+_WAY_OUT = "try larger pictures where the video has them, or label without refine"
 
 
 @final
@@ -77,15 +80,17 @@ def _trusted_part(found: Reconstruction, views: list[int]) -> int:
     parts = found.provenance["parts"]
     full = [number for number, part in enumerate(parts) if part["motion"] == "full"]
     if not full:
-        reasons = [NO_DEPTH[part["motion"]] for part in parts] or ["no two images share enough points"]
-        raise InputError(f"refine: {reasons[0]}")
+        reasons = [_NO_DEPTH[part["motion"]] for part in parts] or ["no two images share enough points"]
+        size = f"{found.frames[0].width}x{found.frames[0].height}"
+        raise InputError(f"refine finds no depth as {reasons[0]}, as far as {size} pixels tell: {_WAY_OUT}")
     number = full[0]
     explained = parts[number]["explained"]
     if explained < LEAST_EXPLAINED:
-        raise InputError(f"refine: cameras explain {explained:.0%} of what was seen, {LEAST_EXPLAINED:.0%} are needed")
+        said = f"refine finds cameras that explain {explained:.0%} of what was seen, {LEAST_EXPLAINED:.0%} are needed"
+        raise InputError(f"{said}: {_WAY_OUT}")
     placed = int((found.cameras.component == number)[views].sum())
     if placed < 2:
-        raise InputError(f"refine: {placed} of {len(views)} views have a camera, 2 are needed")
+        raise InputError(f"refine finds cameras of {placed} of {len(views)} views, 2 are needed: {_WAY_OUT}")
     return number
 
 

@@ -1,6 +1,6 @@
 """Teachers by the names that the command line calls them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from unproject.errors import UsageError
@@ -49,11 +49,6 @@ def teachers_named(names: str, *, device: str = "auto") -> tuple[Teacher, ...]:
     if twice is not None:
         raise UsageError(f"two teachers of {twice} are named in {names!r}; choose one of them")
     return tuple(_made(name, device) for name in given)
-
-
-def licences(teachers: Sequence[Teacher]) -> list[str]:
-    """One line for each: under which licence its labels are made."""
-    return [f"{type(teacher).__name__}: {teacher.licence}" for teacher in teachers]
 
 
 def _made(given: str, device: str) -> Teacher:

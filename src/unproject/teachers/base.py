@@ -67,3 +67,8 @@ class Teacher(ABC):
             weights_sha256=None,
             settings=asdict(self),
         )
+
+
+def licences(teachers: Sequence[Teacher]) -> list[str]:
+    """One line for each: under which licence its labels are made."""
+    return [f"{type(teacher).__name__}: licence {teacher.licence}" for teacher in teachers]
