@@ -245,8 +245,8 @@ def _weights_free(
             if not len(pictures.small):  # the tracks are those of an interrupted run
                 deque(pictures.decode(progress), maxlen=0)
         with clock("solve"):
-            solve = partial(_solve, pictures, evidence, known, seed, progress)
-            solution = checkpoint.stage(writer, "solution", _Solution, solve)
+            found = partial(solve, pictures, evidence, known, seed, progress)
+            solution = checkpoint.stage(writer, "solution", Solution, found)
         with clock("depth"):
             dense = densify(
                 pictures,
@@ -273,7 +273,9 @@ def _weights_free(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Solution:
+class Solution:
+    """Cameras of a clip, and what they were solved from."""
+
     parts: list[Solved]
     cameras: Cameras
     tracks: Tracks
@@ -282,9 +284,9 @@ class _Solution:
     notes: list[str]
 
 
-def _solve(
+def solve(
     pictures: Pictures, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
-) -> _Solution:
+) -> Solution:
     """Cameras of every connected part, on keyframes first, then on all frames; then again with sharpened tracks."""
     infos, scale = pictures.source.infos, pictures.work_scale
     prior = assemble.make_prior(infos, known, scale)
@@ -306,7 +308,7 @@ def _solve(
     colours = assemble.track_colours(tracks, pictures.small, network_scale(infos, scale))
     full = [part for part in parts if part.motion == "full"]
     sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
-    return _Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
+    return Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
 
 
 def _sharpened(
@@ -356,7 +358,7 @@ def _provenance(
     opened: Source,
     settings: dict[str, Any],
     known: MatchedCameras | None,
-    solution: _Solution,
+    solution: Solution,
     dense: Dense,
     clock: Clock,
     resumed: bool,
