@@ -191,10 +191,13 @@ def reconstruct(
     )
 
 
-def from_frames(opened: Source, *, seed: int = 0) -> Reconstruction:
-    """The same without a network, of frames that are open already (`io.source.in_memory`); all is held in memory."""
+def from_frames(opened: Source, *, seed: int = 0, views: Sequence[int]) -> Reconstruction:
+    """The same without a network, of frames that are open already (`io.source.in_memory`); all is held in memory.
+
+    All frames get cameras, and ``views`` (ascending) maps; 3D tracks are left out.
+    """
     settings = {"masks": None, "seed": seed}
-    return _weights_free(opened, Folder(path=None), settings, None, None, seed, silent)
+    return _weights_free(opened, Folder(path=None), settings, None, None, seed, silent, views)
 
 
 def _check_wishes(
@@ -227,8 +230,9 @@ def _weights_free(
     masked: Path | None,
     seed: int,
     progress: Progress,
+    views: Sequence[int] | None = None,
 ) -> Reconstruction:
-    """From tracks alone."""
+    """From tracks alone; with maps of some ``views``, or of all."""
     clock = Clock()
     _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
@@ -257,6 +261,7 @@ def _weights_free(
                 masks=masked,
                 writer=writer,
                 progress=progress,
+                frames=views,
             )
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
         resumed = writer is not None and writer.resumed
