@@ -22,7 +22,7 @@ from unproject.geometry.camera import rays
 from unproject.geometry.rays import sampson_distance
 from unproject.geometry.rigid import inverse, skew
 from unproject.inference.evidence import Pictures, gather
-from unproject.inference.reconstruct import _Solution, _solve
+from unproject.inference.reconstruct import Solution, solve
 from unproject.io.source import open_source
 from unproject.models.loading import load
 from unproject.progress import silent
@@ -74,7 +74,7 @@ def right_share(clip: Clip, pictures: Pictures, found: GuidedMatches) -> float:
     return torch.cat(near).double().mean().item() if near else float("nan")
 
 
-def scores(clip: Clip, solution: _Solution) -> list[str]:
+def scores(clip: Clip, solution: Solution) -> list[str]:
     """Of the largest part, the only one that counts."""
     poses = torch.full((len(clip.files), 4, 4), torch.nan, dtype=torch.float64)
     if solution.parts:
@@ -106,12 +106,12 @@ def compare(clip: Clip, weights: str) -> None:
     network = load(weights, "cpu")
     with threadpool_limits(1, "blas"), Pictures(open_source(list(clip.files))) as pictures:
         evidence = gather(pictures, None, 0, silent)
-        alone, solve_s = timed(lambda: _solve(pictures, evidence, None, 0, silent))
+        alone, solve_s = timed(lambda: solve(pictures, evidence, None, 0, silent))
         row = [clip.name, "nothing", "-", "-", long_tracks(evidence.tracks), *scores(clip, alone)]
         print_row([*row, f"-, {solve_s:.1f}"])
         found, search_s = timed(lambda: guided_matches(pictures, network, silent))
         joined = replace(evidence, tracks=found.joined(evidence.tracks))
-        helped, solve_s = timed(lambda: _solve(pictures, joined, None, 0, silent))
+        helped, solve_s = timed(lambda: solve(pictures, joined, None, 0, silent))
         count, right = sum(len(pair.index_a) for pair in found.pairs), right_share(clip, pictures, found)
         row = [clip.name, "the network", str(count), f"{right:.2f}", long_tracks(joined.tracks), *scores(clip, helped)]
         print_row([*row, f"{search_s:.1f}, {solve_s:.1f}"])

@@ -1,16 +1,16 @@
 """Endless clips of any number of views: pure functions of their numbers, spread in time, and domains that differ."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 
-from unproject.data.base import Chosen, FlowOnly, Framing, Remembered, _remembered
+from unproject.data.base import Chosen, Dataset, FlowOnly, Framing, Remembered, _remembered, joined
 from unproject.data.clips import GROUP, JITTER, SyntheticClips, moments
 from unproject.data.pairs import SyntheticPairs
 from unproject.geometry.motion import landing, transform_map
 from unproject.geometry.rigid import inverse, rotation_angle
-from unproject.types import Known
+from unproject.types import Known, Labels, MovingTracks
 
 SMALL = Framing(views=4, pairs=((0, 1), (2, 0), (3, 2)), height=24, width=32)
 
@@ -112,3 +112,40 @@ def test_clips_that_are_remembered_are_the_same_and_made_once():
     kept([0, 1], SMALL)
     after = _remembered.cache_info()
     assert (after.misses, after.hits) == (before.misses, before.hits + 2)
+
+
+def paths(tracks: int, rows: int) -> MovingTracks:
+    return MovingTracks(
+        xyz=torch.rand(rows, tracks, 3),
+        uv=torch.rand(rows, tracks, 2),
+        visible=torch.ones(rows, tracks, dtype=torch.bool),
+        confidence=torch.ones(rows, tracks),
+        moving=torch.ones(tracks, dtype=torch.bool),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed(Dataset):
+    """Clips with 3D tracks: as many as each has."""
+
+    dataset: Dataset
+
+    @property
+    def count(self):
+        return self.dataset.count
+
+    def __call__(self, numbers, framing):
+        sample = self.dataset(numbers, framing)
+        moving = tuple(paths(5, framing.views) for _ in numbers)
+        return replace(sample, labels=replace(sample.labels, moving_tracks=moving))
+
+
+def test_3d_tracks_of_a_batch_stay_those_of_their_clips():
+    one, other = (Labels(moving_tracks=(paths(count, 2),)) for count in (3, 3))
+    both = joined([one, other], 2).moving_tracks
+    assert both is not None and both[0] is one.moving_tracks[0] and both[1] is other.moving_tracks[0]
+    with pytest.raises(ValueError, match="have tracks and others have none"):
+        joined([one, Labels()], 2)
+    few = Followed(dataset=Chosen(dataset=SyntheticClips(), numbers=(3, 5)))
+    with pytest.raises(ValueError, match="Remembered keeps no tracks, 2D or 3D"):
+        Remembered(dataset=few)([0], SMALL)

@@ -4,21 +4,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 
 from unproject.errors import UsageError
 from unproject.geometry.camera import project
 from unproject.models import build, checkpoints
 from unproject.models.build import from_config
+from unproject.models.multiview import SIZES
 from unproject.models.reliev3r import (
     FIRST_VIEW_RAD,
     NARROWEST_RAD,
     WIDEST_RAD,
     Reliev3r,
+    Reliev3rConfig,
     ViewAngleHead,
     config,
     patch_slopes,
 )
 from unproject.nn.backbone import AlternatingBlocks, token_positions, trunk_state
+from unproject.nn.vit import VitShape
 from unproject.tensors import map_tensors
 from unproject.types import Views
 
@@ -149,6 +153,7 @@ def test_every_patch_has_its_own_hint_and_registers_none():
         images,
         torch.zeros(2, 3, 1, 8),
         token_positions(2, 2, 1),
+        most=2,
         hint=hint,
     )
     assert torch.equal(state.over[:, 1:], hint.flatten(0, 1)) and not state.over[:, 0].any()
@@ -172,6 +177,17 @@ def test_weights_on_disk_build_it_again(tmp_path, rays):
     again = checkpoints.load(tmp_path / "weights.safetensors")
     assert again.config == model.config
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dim", "task_width"), [(64, 512), (128, None)], ids=["wide decoders", "wide trunk"])
+def test_predicted_memory_covers_the_tensors_that_live_at_once_and_little_more(dim, task_width):
+    """What processes take besides, since allocators keep what is free, is measured by `benchmarks.multiview_memory`."""
+    shape = replace(SIZES["tiny"], encoder=VitShape(dim=dim, depth=1, heads=dim // 64), depth=2, task_depth=1)
+    model = from_config(Reliev3rConfig(shape=shape, task_width=task_width)).eval()
+    with LiveBytes() as live:
+        model(views(count=8))
+    assert 1.0 < model.working_bytes(8, 0, HEIGHT, WIDTH) / live.peak < 2.8
 
 
 def test_sizes_are_named():

@@ -13,7 +13,10 @@ from unproject.data import synthetic
 from unproject.errors import InputError
 from unproject.evaluation.metrics import depth_error, pair_errors
 from unproject.geometry.camera import intrinsics_from_focal, pixel_grid, project
+from unproject.inference import reconstruct
 from unproject.io.result import Reconstruction
+from unproject.io.source import in_memory
+from unproject.recipes import refine
 from unproject.recipes.refine import RefineTeacher, labels_of
 from unproject.teachers.base import Shot
 from unproject.types import Cameras, FrameInfo, FrameMaps, Points3D, Tracks
@@ -79,6 +82,30 @@ def test_the_same_clip_is_labelled_the_same(clip, labels):
     for name in ("world_from_cam", "intrinsics", "points"):
         assert torch.equal(getattr(again, name).value, getattr(labels, name).value)
     assert torch.equal(again.tracks.uv, labels.tracks.uv)
+
+
+def test_maps_are_made_of_the_views_alone_and_are_those_that_all_frames_would_have(clip):
+    images = list(clip.images[::6])
+    whole = reconstruct.from_frames(in_memory(images, "video"), views=range(len(images)))
+    found = reconstruct.from_frames(in_memory(images, "video"), views=(0, 2))
+    assert len(found.maps) == len(images) and found.tracks is None
+    for view in (0, 2):
+        for name in ("depth", "valid", "confidence", "motion"):
+            assert torch.equal(getattr(found.maps[view], name), getattr(whole.maps[view], name)), name
+    with pytest.raises(ValueError, match="maps of frame 1 were not asked for, only those of 0, 2"):
+        found.maps[1]
+
+
+def test_the_teacher_asks_for_maps_of_its_views_alone(clip, monkeypatch):
+    asked = []
+
+    def from_frames(opened, *, seed, views):
+        asked.append((len(opened), views))
+        return result()
+
+    monkeypatch.setattr(refine, "from_frames", from_frames)
+    RefineTeacher().label(Shot(images=list(clip.images[:3]), views=(0, 1), pairs=()))
+    assert asked == [(3, (0, 1))]
 
 
 @pytest.mark.parametrize(

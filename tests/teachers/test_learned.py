@@ -58,9 +58,12 @@ def test_a_package_that_is_absent_is_one_line_with_the_command_that_brings_it(ki
         assert "\n" not in said
 
 
-def test_weights_that_cannot_be_fetched_are_one_line_that_says_where_they_are(monkeypatch):
+@pytest.mark.parametrize("error", [OSError, TypeError])
+def test_weights_that_cannot_be_fetched_or_are_of_another_network_are_one_line_that_says_where_they_are(
+    monkeypatch, error
+):
     def offline(*_, **__):
-        raise OSError("no\nnet")
+        raise error("no\nnet")
 
     monkeypatch.setattr(torch.hub, "load", offline)
     with pytest.raises(WeightsError, match=r"could not be loaded \(no net\): its weights are scaled_offline.pth of"):

@@ -28,3 +28,12 @@ def test_the_stages_of_flow3r_are_recipes():
     for recipe in (names["first"], names["second"]):
         check_numbers(recipe)
     assert names["first"].trained == ("flow_head",) and len(names["second"].sources) == 2
+
+
+def test_the_runs_of_reliev3r_are_recipes():
+    names: dict = {"__name__": "example"}
+    for example in examples()[2:4]:
+        exec(compile(example, str(PAGE), "exec"), names)
+    for recipe in (names["alone"], names["first"], names["second"], names["recipe"]):
+        check_numbers(recipe)
+    assert names["recipe"].sources[0].dataset.dataset is names["photos"]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from jaxtyping import Int
@@ -39,16 +40,24 @@ class Sample:
 
 
 def joined(clips: Sequence[Labels], views: int) -> Labels:
-    """Labels of one batch, of those of clips of so many views: views and tracks are counted through it."""
+    """Labels of one batch, of those of clips of so many views: views and tracks are counted through it.
+
+    ValueError where some clips have a label that others have not.
+    """
     tracks = [
         replace(labels.tracks, view=labels.tracks.view + place * views)
         for place, labels in enumerate(clips)
         if labels.tracks is not None
     ]
-    if tracks and len(tracks) < len(clips):
+    moving = [labels.moving_tracks for labels in clips if labels.moving_tracks is not None]
+    if len(tracks) not in (0, len(clips)) or len(moving) not in (0, len(clips)):
         raise ValueError("some clips of a batch have tracks and others have none")
-    others = map_tensors(lambda *tensors: torch.cat(tensors), *(replace(labels, tracks=None) for labels in clips))
-    return replace(others, tracks=Tracks.beside(tracks) if tracks else None)
+    stacked = (replace(labels, tracks=None, moving_tracks=None) for labels in clips)
+    return replace(
+        map_tensors(lambda *tensors: torch.cat(tensors), *stacked),
+        tracks=Tracks.beside(tracks) if tracks else None,
+        moving_tracks=tuple(chain.from_iterable(moving)) if moving else None,
+    )
 
 
 class Dataset(ABC):
@@ -101,10 +110,10 @@ class Remembered(Dataset):
         return self.dataset.count
 
     def __call__(self, numbers: Sequence[int], framing: Framing) -> Sample:
-        """The same clips; ValueError where they have 2D tracks, whose rows belong to no one clip."""
+        """The same clips; ValueError where they have tracks, which are as many as they are in each clip."""
         blocks = [_remembered(self.dataset, number // BLOCK, framing) for number in numbers]
-        if any(block.labels.tracks is not None for block in blocks):
-            raise ValueError("Remembered keeps no 2D tracks; wrap the dataset that makes them around it")
+        if any(block.labels.tracks is not None or block.labels.moving_tracks is not None for block in blocks):
+            raise ValueError("Remembered keeps no tracks, 2D or 3D; wrap the dataset that makes them around it")
         places = [number % BLOCK for number in numbers]
         return Sample(
             views=map_tensors(lambda *tensors: _picked(tensors, places), *(block.views for block in blocks)),

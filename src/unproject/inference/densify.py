@@ -1,7 +1,8 @@
 """From solved cameras to the dense part of a result: maps of every frame, 3D tracks, and who helped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unproject.inference.refine import Solved
 from unproject.inference.run import unclaimed
 from unproject.io import schema
 from unproject.io.images import to_original
+from unproject.io.result import LazyMaps
 from unproject.io.writer import ResultWriter
 from unproject.models.compact import Compact
 from unproject.models.loading import fingerprint, shipped
@@ -30,8 +32,9 @@ NETWORK = "compact"
 class Dense:
     """The dense part of a result."""
 
-    maps: Sequence[FrameMaps]
-    tracks: MovingTracks
+    maps: LazyMaps | Sequence[FrameMaps]
+    tracks: MovingTracks | None
+    """None where not all frames were asked for: they are lifted frame by frame."""
     trial: Trial | None
     """Of the network on this clip; None where there is no depth to be had."""
     sha256: str | None
@@ -53,8 +56,12 @@ def densify(
     masks: Path | None,
     writer: ResultWriter | None,
     progress: Progress,
+    frames: Sequence[int] | None = None,
 ) -> Dense:
     """Depth, motion and 3D tracks frame by frame; to disk where there is a writer. Tracks are in working pixels.
+
+    With ``frames`` (ascending) maps are made of those alone, the same as of all, and the maps of others are a
+    ValueError when they are asked for.
 
     The compact network carries depth on over what flow cannot see, if that is clearly better on points held out.
     """
@@ -72,17 +79,25 @@ def densify(
     )
     network = _network() if _measured(clip) else None
     clip, trial = (clip, None) if network is None else _with_help(clip, LearnedGuess(network))
-    held: list[FrameMaps] = []
-    for index, maps in enumerate(progress(_all_maps(clip, infos, masks, writer), "depth", len(infos))):
+    wanted = range(len(infos)) if frames is None else frames
+    held: dict[int, FrameMaps] = {}
+    made = progress(_all_maps(clip, infos, wanted, masks, writer), "depth", len(wanted))
+    for index, maps in zip(wanted, made, strict=True):
         lifter.add(index, maps)
         if writer is None:
-            held.append(maps)
+            held[index] = maps
     return Dense(
-        maps=held if writer is None else writer.maps,
-        tracks=lifter.finish(),
+        maps=writer.maps if writer is not None else LazyMaps(len(infos), partial(_held, held)),
+        tracks=lifter.finish() if frames is None else None,
         trial=trial,
         sha256=None if network is None else fingerprint(network),
     )
+
+
+def _held(maps: Mapping[int, FrameMaps], frame: int) -> FrameMaps:
+    if frame not in maps:
+        raise ValueError(f"maps of frame {frame} were not asked for, only those of {', '.join(map(str, maps))}")
+    return maps[frame]
 
 
 def _network() -> Compact:
@@ -106,10 +121,9 @@ def _with_help(clip: DenseClip, guess: Guess) -> tuple[DenseClip, Trial]:
 
 
 def _all_maps(
-    clip: DenseClip, infos: Sequence[FrameInfo], masks: Path | None, writer: ResultWriter | None
+    clip: DenseClip, infos: Sequence[FrameInfo], frames: Sequence[int], masks: Path | None, writer: ResultWriter | None
 ) -> Iterator[FrameMaps]:
-    """The maps of every frame as a disk gives them back: read where they lie there already, else made and written."""
-    frames = range(len(clip.images))
+    """The maps of these frames as a disk gives them back: read where they lie there already, else made and written."""
     done = frozenset() if writer is None else frozenset(writer.done)
     made = dense_maps(clip, [frame for frame in frames if frame not in done])
     for frame in frames:

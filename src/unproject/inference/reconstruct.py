@@ -191,10 +191,13 @@ def reconstruct(
     )
 
 
-def from_frames(opened: Source, *, seed: int = 0) -> Reconstruction:
-    """The same without a network, of frames that are open already (`io.source.in_memory`); all is held in memory."""
+def from_frames(opened: Source, *, seed: int = 0, views: Sequence[int]) -> Reconstruction:
+    """The same without a network, of frames that are open already (`io.source.in_memory`); all is held in memory.
+
+    All frames get cameras, and ``views`` (ascending) maps; 3D tracks are left out.
+    """
     settings = {"masks": None, "seed": seed}
-    return _weights_free(opened, Folder(path=None), settings, None, None, seed, silent)
+    return _weights_free(opened, Folder(path=None), settings, None, None, seed, silent, views)
 
 
 def _check_wishes(
@@ -227,8 +230,9 @@ def _weights_free(
     masked: Path | None,
     seed: int,
     progress: Progress,
+    views: Sequence[int] | None = None,
 ) -> Reconstruction:
-    """From tracks alone."""
+    """From tracks alone; with maps of some ``views``, or of all."""
     clock = Clock()
     _check_memory(opened)
     known = None if cameras is None else read_cameras(cameras).match(opened.infos)
@@ -245,8 +249,8 @@ def _weights_free(
             if not len(pictures.small):  # the tracks are those of an interrupted run
                 deque(pictures.decode(progress), maxlen=0)
         with clock("solve"):
-            solve = partial(_solve, pictures, evidence, known, seed, progress)
-            solution = checkpoint.stage(writer, "solution", _Solution, solve)
+            found = partial(solve, pictures, evidence, known, seed, progress)
+            solution = checkpoint.stage(writer, "solution", Solution, found)
         with clock("depth"):
             dense = densify(
                 pictures,
@@ -257,6 +261,7 @@ def _weights_free(
                 masks=masked,
                 writer=writer,
                 progress=progress,
+                frames=views,
             )
         scale: Scale = known.scale if known is not None and bool(known.has_pose.any()) else "up_to_scale"
         resumed = writer is not None and writer.resumed
@@ -273,7 +278,9 @@ def _weights_free(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Solution:
+class Solution:
+    """Cameras of a clip, and what they were solved from."""
+
     parts: list[Solved]
     cameras: Cameras
     tracks: Tracks
@@ -282,9 +289,9 @@ class _Solution:
     notes: list[str]
 
 
-def _solve(
+def solve(
     pictures: Pictures, evidence: Evidence, known: MatchedCameras | None, seed: int, progress: Progress
-) -> _Solution:
+) -> Solution:
     """Cameras of every connected part, on keyframes first, then on all frames; then again with sharpened tracks."""
     infos, scale = pictures.source.infos, pictures.work_scale
     prior = assemble.make_prior(infos, known, scale)
@@ -306,7 +313,7 @@ def _solve(
     colours = assemble.track_colours(tracks, pictures.small, network_scale(infos, scale))
     full = [part for part in parts if part.motion == "full"]
     sparse = assemble.sparse_points(full[0], tracks, colours, scale) if full else None
-    return _Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
+    return Solution(parts=parts, cameras=cameras, tracks=tracks, sparse=sparse, notes=_notes(parts, cameras, infos))
 
 
 def _sharpened(
@@ -356,7 +363,7 @@ def _provenance(
     opened: Source,
     settings: dict[str, Any],
     known: MatchedCameras | None,
-    solution: _Solution,
+    solution: Solution,
     dense: Dense,
     clock: Clock,
     resumed: bool,

@@ -16,7 +16,15 @@ from unproject.errors import UsageError
 from unproject.geometry.camera import pixel_grid
 from unproject.models.base import MultiViewNetwork, Reconstructor, require_views
 from unproject.models.multiview import IMAGENET_MEAN, IMAGENET_STD, SIZES, Grid, MultiViewShape, working_numbers
-from unproject.nn.backbone import AlternatingBlocks, CameraHead, RopePrecision, TaskDecoder, TrunkState, trunk_state
+from unproject.nn.backbone import (
+    AlternatingBlocks,
+    CameraHead,
+    RopePrecision,
+    TaskDecoder,
+    TrunkState,
+    together,
+    trunk_state,
+)
 from unproject.nn.flow_head import LEVELS, FlowHead
 from unproject.nn.heads import LinearHead
 from unproject.nn.tracking_head import TrackingHead
@@ -152,15 +160,13 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         require_views(pairs, views)
         grid = self.grid_of(images)
         state = self.trunk(images, grid)
-        chunks = self._chunks(batch * views, images.device)
-        cameras = _joined([self._cameras(state[some], grid, keep=len(chunks) == 1) for some in chunks])
-        points, logit = (
-            torch.cat(maps) for maps in zip(*(self._maps(state[some], grid) for some in chunks), strict=True)
-        )
+        parts = state.split(self.views_at_once)
+        cameras = _joined([self._cameras(some, grid, keep=len(parts) == 1) for some in parts])
+        points, logit = (torch.cat(maps) for maps in zip(*(self._maps(some, grid) for some in parts), strict=True))
         flow = None
         if self.flow_head is not None and pairs.shape[1]:
             flat = (pairs + torch.arange(batch, device=pairs.device)[:, None, None] * views).flatten(0, 1)
-            some_pairs = (flat[some] for some in self._chunks(len(flat), flat.device))
+            some_pairs = flat.split(together(len(flat), self.views_at_once))
             flow = torch.cat([self._flow(self.flow_head, state, grid, cameras, some) for some in some_pairs])
             flow = flow.unflatten(0, pairs.shape[:2])
         return RawMaps(
@@ -189,7 +195,7 @@ class Flow3r(Reconstructor, MultiViewNetwork):
             special,
             grid.positions,
             precision=self.config.rope_precision,
-            at_once=None if torch.is_grad_enabled() else self.views_at_once,
+            most=self.views_at_once,
         )
 
     def _maps(self, state: TrunkState, grid: Grid) -> tuple[Float[Tensor, "F H W 3"], Float[Tensor, "F H W"]]:
@@ -259,11 +265,6 @@ class Flow3r(Reconstructor, MultiViewNetwork):
         with torch.autocast(pairs.device.type, enabled=False):
             flow = head(features[place[:, 0]], features[place[:, 1]], grid.rows)
         return released_flow(rearrange(flow, "p c h w -> p h w c"), self.config.flow_convention)
-
-    def _chunks(self, count: int, device: torch.device) -> list[Tensor]:
-        """Numbers of views, or of pairs, that are worked on together; all of them where gradients are wanted."""
-        at_once = count if torch.is_grad_enabled() else self.views_at_once
-        return list(torch.arange(count, device=device).split(max(1, at_once)))
 
 
 def _joined(parts: list[_Poses]) -> _Poses:

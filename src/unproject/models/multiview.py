@@ -66,12 +66,15 @@ class Grid:
         return Grid((size[0], size[1]), rows, positions, turns_of(positions, shape.dim // shape.heads, precision))
 
 
-def working_numbers(shape: VitShape, special: int, views: int, at_once: int, size: tuple[int, int]) -> int:
-    """Numbers that trunk and task decoders hold at their widest.
+def working_numbers(
+    shape: VitShape, special: int, views: int, at_once: int, size: tuple[int, int], task_width: int | None = None
+) -> int:
+    """Numbers that trunk and task decoders (``task_width`` wide, or as the trunk) hold at their widest.
 
     Each token of all views takes 14 vectors (states, queries, keys, values); each of those that task decoders work on
     at a time 11, and their pixels 11 numbers.
     """
     rows, columns = whole_patches(torch.Size(size), shape.patch)
     tokens = special + rows * columns
-    return shape.dim * tokens * (14 * views + 11 * at_once) + 11 * size[0] * size[1] * at_once
+    vectors = 14 * shape.dim * views + 11 * (task_width or shape.dim) * at_once
+    return vectors * tokens + 11 * size[0] * size[1] * at_once

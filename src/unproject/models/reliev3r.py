@@ -88,7 +88,8 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
     def working_bytes(self, views: int, pairs: int, height: int, width: int) -> int:
         """Peak of a call in float32, by the widest layers."""
         shape, at_once = self.config.shape, min(views, self.views_at_once)
-        return 4 * working_numbers(shape.encoder, shape.registers, views, at_once, (height, width))
+        width_of_tasks = self.config.task_width
+        return 4 * working_numbers(shape.encoder, shape.registers, views, at_once, (height, width), width_of_tasks)
 
     def forward(self, views: Views) -> Prediction:
         """Depth along the rays of each view's camera, and poses in a common world.
@@ -101,11 +102,9 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
             raise UsageError('this network must be told rays: give Views.intrinsics, or make it with rays="found"')
         grid = Grid.of(images, self.config.shape.encoder, self.config.shape.registers, "float32")
         state = self._trunk(images, given, grid)
-        at_once = len(state.over) if torch.is_grad_enabled() else self.views_at_once
-        chunks = torch.arange(len(state.over), device=images.device).split(max(1, at_once))
         depth, logit, poses, pooled = (
-            torch.cat(parts).unflatten(0, images.shape[:2])
-            for parts in zip(*(self._said(state[some], grid) for some in chunks), strict=True)
+            torch.cat(said).unflatten(0, images.shape[:2])
+            for said in zip(*(self._said(some, grid) for some in state.split(self.views_at_once)), strict=True)
         )
         intrinsics = given if given is not None else self.view_head(pooled, *grid.size)
         return Prediction(
@@ -127,7 +126,7 @@ class Reliev3r(Reconstructor, MultiViewNetwork):
             images,
             self.register_token.expand(*images.shape[:2], -1, -1),
             grid.positions,
-            at_once=None if torch.is_grad_enabled() else self.views_at_once,
+            most=self.views_at_once,
             hint=hint,
         )
 

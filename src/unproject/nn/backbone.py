@@ -70,6 +70,16 @@ class TrunkState:
     def __getitem__(self, views: Tensor) -> "TrunkState":
         return TrunkState(self.within[views], self.over[views])
 
+    def split(self, most: int) -> list["TrunkState"]:
+        """The views that are worked on `together`."""
+        size = together(len(self.over), most)
+        return [TrunkState(*parts) for parts in zip(self.within.split(size), self.over.split(size), strict=True)]
+
+
+def together(count: int, most: int) -> int:
+    """How many of so many views, or pairs, are worked on at a time: ``most``, or all where gradients are wanted."""
+    return max(1, count if torch.is_grad_enabled() else most)
+
 
 def trunk_state(
     encoder: Callable[[Tensor], Tensor],
@@ -79,7 +89,7 @@ def trunk_state(
     positions: Int[Tensor, "L 2"],
     *,
     precision: RopePrecision = "float32",
-    at_once: int | None = None,
+    most: int,
     hint: Float[Tensor, "B N K D"] | None = None,
 ) -> TrunkState:
     """What the trunk leaves of every view: encoded one by one, then seen together.
@@ -91,11 +101,11 @@ def trunk_state(
         special: tokens of each view before those of its patches.
         positions: of all tokens of a view, L = S + K.
         precision: how exact positions are.
-        at_once: views that are encoded together; None for all.
+        most: views that are encoded `together`.
         hint: what else is known of each patch, added to its token.
     """
     flat = images.flatten(0, 1)
-    patches = torch.cat([encoder(some) for some in flat.split(max(1, at_once or len(flat)))])
+    patches = torch.cat([encoder(some) for some in flat.split(together(len(flat), most))])
     tokens = patches.to(special.dtype).unflatten(0, images.shape[:2])
     if hint is not None:
         tokens = tokens + hint

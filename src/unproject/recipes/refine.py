@@ -53,7 +53,7 @@ class RefineTeacher(Teacher):
         images = list(shot.images)
         greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
         kind = "video" if follow_each_other(greys) else "images"
-        return labels_of(from_frames(in_memory(images, kind), seed=self.seed), shot.views)
+        return labels_of(from_frames(in_memory(images, kind), seed=self.seed, views=shot.views), shot.views)
 
     def provenance(self) -> Provenance:
         """The weights are those of the network of this package that may carry depth on."""

@@ -56,7 +56,7 @@ class DepthProTeacher(LearnedTeacher):
 class MogeTeacher(LearnedTeacher):
     """MoGe-2 (Wang et al. 2025): depth with a mask, and a field of view for all views of one camera."""
 
-    licence: ClassVar[str] = "MIT, of code and weights (parts of the code Apache-2.0)"
+    licence: ClassVar[str] = "MIT (parts of the code Apache-2.0); of the weights their card says it"
     package: ClassVar[Package] = Package(
         name="moge",
         install="pip install git+https://github.com/microsoft/MoGe",

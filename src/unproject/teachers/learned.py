@@ -19,7 +19,7 @@ from unproject.teachers.base import Provenance, Shot, Teacher
 from unproject.tensors import sha256_of_tensors
 
 # What loaders of other packages throw where weights are absent, of another network, or not to be fetched.
-_UNLOADABLE = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
+_UNLOADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, kw_only=True)

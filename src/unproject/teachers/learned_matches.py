@@ -38,7 +38,7 @@ class RomaTeacher(LearnedTeacher):
     package: ClassVar[Package] = Package(
         name="romatch",
         install="pip install romatch",
-        weights_from="https://github.com/Parskatt/storage/releases/download/romatch/roma_outdoor.pth",
+        weights_from="https://github.com/Parskatt/storage/releases/download/roma/roma_outdoor.pth",
     )
 
     def load(self) -> nn.Module:
