@@ -149,7 +149,8 @@ def by_sensor(frames: tuple[int, int]) -> Footage:
 
 def by_refine(footage: Footage) -> Footage:
     """The same frames, with what they alone tell."""
-    labels = labels_of(from_frames(in_memory(footage.images, "video")), range(len(footage.images)))
+    every = range(len(footage.images))
+    labels = labels_of(from_frames(in_memory(footage.images, "video"), views=every), every)
     assert labels.points is not None
     depth = Known(labels.points.value[..., 2], labels.points.weight)
     return replace(footage, labels=replace(labels, mono_depth=depth))

@@ -263,6 +263,23 @@ def test_tracks_of_several_teachers_lie_side_by_side():
         assert torch.equal(seen.uv, part.uv) and torch.equal(seen.track, part.track)
 
 
+@final
+@dataclass(frozen=True)
+class Lens(Teacher):
+    """Says a focal length."""
+
+    focal_px: float
+
+    def label(self, shot: Shot) -> Labels:
+        value = torch.diag(torch.tensor([self.focal_px, self.focal_px, 1.0])).expand(1, len(shot.views), 3, 3)
+        return Labels(intrinsics=Known(value, torch.ones(1, len(shot.views))))
+
+
+def test_of_two_teachers_of_the_lens_the_first_stands():
+    shot = Shot.of(panned(steady(3, 4.0)))
+    assert taught(shot, (Lens(300.0), Lens(400.0))).intrinsics.value[0, 0, 0, 0] == 300
+
+
 def test_what_teachers_say_is_put_together():
     images = panned(steady(3, 4.0))
     labels = taught(Shot.of(images), TEACHERS)

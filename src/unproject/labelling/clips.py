@@ -152,7 +152,7 @@ def _labelled(cut: Cut, name: str, wishes: Wishes, teachers: Sequence[Teacher]) 
 
 
 def taught(shot: Shot, teachers: Sequence[Teacher]) -> Labels:
-    """What all teachers say of a shot; tracks are of one kind, whoever has followed them.
+    """What all teachers say of a shot: tracks of all, intrinsics of the first that knows them.
 
     Raises `UsageError` where two give the same label of another kind.
     """
@@ -162,6 +162,8 @@ def taught(shot: Shot, teachers: Sequence[Teacher]) -> Labels:
         labels, own = teacher.label(shot), type(teacher).__name__
         for name in (each.name for each in fields(Labels) if getattr(labels, each.name) is not None):
             value = getattr(labels, name)
+            if name == "intrinsics" and name in said:
+                continue
             if name == "tracks" and name in said:
                 value = Tracks.beside([said[name], value])
             elif name in said:
