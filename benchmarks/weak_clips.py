@@ -195,8 +195,6 @@ def experiment(folder: Path, steps: int) -> Experiment:
         "weak, video alone, lens learned": partial(seen, angle, rays="found"),
         "refine's points and poses": partial(row, (SUPERVISED,), footage=labels("refine", fully)),
         "synthetic alone": partial(row, (), warm=True),
-        "synthetic, then supervised": partial(row, (SUPERVISED,), footage=labels("sensor", fully), warm=True),
-        "synthetic, then weak": partial(sensed, warm=True),
         "synthetic, then weak, video alone": partial(seen, warm=True),
     }
     return Experiment(name="weak-clips", title="Weak training on a real room", rows=rows, columns=COLUMNS)
@@ -207,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
     labels = options.output / "labels"
