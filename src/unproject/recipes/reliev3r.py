@@ -79,8 +79,8 @@ def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
     """The second: from those weights, on raw video with a rough field of view.
 
     Wrap the dataset in `data.zoomed.Zoomed`, as the supplement does, so that the field of view is not learned by
-    heart. The paper does not say whether its angle loss teaches predicted rays; here it does not, since that spoiled
-    poses in small (EXPERIMENTS.md).
+    heart. The paper does not say whether its angle loss teaches predicted rays; here the label alone does, and in small
+    it made no difference (`docs/ablations.md`).
     """
     seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
     recipe = weak(seen, rays="found", passes=passes, validation=validation)
