@@ -111,7 +111,7 @@ def test_an_interrupt_leaves_with_130_and_can_be_gone_on_with(library, tmp_path,
     command = [sys.executable, "-m", "unproject.cli", *arguments]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 180
-        while not (tmp_path / "out" / "units").exists() and time.monotonic() < until and process.poll() is None:
+        while not (tmp_path / "out" / "library.json").exists() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)

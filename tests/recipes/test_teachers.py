@@ -66,4 +66,4 @@ def test_the_example_of_the_documents_runs(capsys):
     names = {"__name__": "example", "images": list(noise)}
     exec(compile(example, str(DOCS), "exec"), names)
     assert names["labels"].flow.value.shape == (1, 2, 48, 64, 2)
-    assert "RefineTeacher: Apache-2.0" in capsys.readouterr().out
+    assert "RefineTeacher: licence Apache-2.0" in capsys.readouterr().out
