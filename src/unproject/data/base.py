@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from unproject.tensors import map_tensors
@@ -27,6 +29,11 @@ class Framing:
 def pair_table(framing: Framing) -> Int[Tensor, "P 2"]:
     """Its pairs, also where there are none."""
     return torch.tensor(framing.pairs, dtype=torch.long).view(-1, 2)
+
+
+def images_of(pictures: UInt8[np.ndarray, "B N H W 3"]) -> Float[Tensor, "B N 3 H W"]:
+    """Pictures as views have them: 0 to 1, channels first."""
+    return rearrange(torch.from_numpy(pictures), "b n h w c -> b n c h w").float() / 255
 
 
 @dataclass(frozen=True, kw_only=True)

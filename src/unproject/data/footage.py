@@ -7,9 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from einops import rearrange
 
-from unproject.data.base import Dataset, Framing, Sample, pair_table
+from unproject.data.base import Dataset, Framing, Sample, images_of, pair_table
 from unproject.data.clips import mixed_seed, moments
 from unproject.data.crop import Crop
 from unproject.errors import InputError
@@ -42,7 +41,7 @@ class Footage(Dataset):
         images, times = (np.stack(part) for part in zip(*clips, strict=True))
         pairs = pair_table(framing).expand(len(clips), -1, -1)
         views = Views(
-            images=rearrange(torch.from_numpy(images), "b n h w c -> b n c h w").float() / 255,
+            images=images_of(images),
             times=torch.from_numpy(times).float(),
             pairs=pairs,
         )

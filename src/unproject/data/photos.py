@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 
-from unproject.data.base import Dataset, Framing, Sample, pair_table
+from unproject.data.base import Dataset, Framing, Sample, images_of, pair_table
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
 from unproject.errors import InputError
@@ -47,7 +46,7 @@ class Photos(Dataset):
         images, matrices, names = zip(*clips, strict=True)
         told = torch.from_numpy(np.stack(matrices)).float() if self.intrinsics else None
         views = Views(
-            images=rearrange(torch.from_numpy(np.stack(images)), "b n h w c -> b n c h w").float() / 255,
+            images=images_of(np.stack(images)),
             times=torch.zeros(len(clips), framing.views),
             pairs=pair_table(framing).expand(len(clips), -1, -1),
             intrinsics=told,
