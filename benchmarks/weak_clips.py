@@ -9,12 +9,10 @@ found in the same frames: those rows saw nothing but video. What is done is kept
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -22,7 +20,7 @@ from benchmarks.clips import kitchen_whole
 from unproject.data.base import Framing
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
-from unproject.data.labels import LabelShards
+from unproject.data.labels import LabelShards, same_surface
 from unproject.evaluation.scene import scene_metrics
 from unproject.experiments.experiment import Experiment
 from unproject.experiments.reliev3r import COLUMNS
@@ -35,9 +33,10 @@ from unproject.io.shards import LabelledClip, write_shard
 from unproject.io.source import in_memory
 from unproject.recipes.refine import labels_of
 from unproject.recipes.weak_designs import ANGLE, SUPERVISED, VIEWS, WEAK, weak_designs
-from unproject.teachers.tracks import KltTracker, of_views
+from unproject.teachers.base import Shot
+from unproject.teachers.tracks import KltTeacher, of_views
 from unproject.training.recipe import Validation
-from unproject.types import Known, Labels, Tracks
+from unproject.types import Known, Labels
 
 LEARNED, MEASURED = (0, 600), (640, 1000)
 """Frames of the sequence, 30 a second."""
@@ -47,8 +46,6 @@ CLIPS, TRIED = 600, 128
 """Clips that are learned from and measured."""
 KEPT = Framing(views=VIEWS, pairs=(), height=80, width=100)
 """Clips are kept at twice the size that the network sees."""
-NEAR = 0.02
-"""Pixels that come together in one are of one surface if depth differs by less than this share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +81,18 @@ class Footage:
         depth, lens, tracks = self.labels.mono_depth, self.labels.intrinsics, self.labels.tracks
         assert depth is not None and lens is not None and tracks is not None
         maps = [
-            crop.known(value[..., None].numpy(), weight.numpy(), _near)
+            crop.known(value[..., None].numpy(), weight.numpy(), same_surface)
             for value, weight in zip(depth.value[0], depth.weight[0], strict=True)
         ]
         values, weights = (torch.from_numpy(np.stack(each)).float() for each in zip(*maps, strict=True))
         intrinsics = (torch.from_numpy(crop.from_image) @ lens.value[0].double()).float()
         points = torch.stack([unproject(*each) for each in zip(values[..., 0], intrinsics, strict=True)])
-        affine = torch.from_numpy(crop.from_image).float()
-        uv = tracks.uv * affine.diagonal()[:2] + affine[:2, 2]
-        inside = ((uv >= 0) & (uv < torch.tensor([KEPT.width, KEPT.height]))).all(-1)
         labels = replace(
             self.labels,
             mono_depth=Known(values[None, ..., 0], weights[None]),
             points=Known(points[None], weights[None]),
             intrinsics=Known(intrinsics[None], lens.weight),
-            tracks=replace(tracks, uv=uv).select(inside),
+            tracks=crop.tracks(tracks),
         )
         return replace(self, images=[crop.image(image) for image in self.images], labels=labels)
 
@@ -142,7 +136,7 @@ def by_sensor(frames: tuple[int, int]) -> Footage:
         mono_depth=Known(depth, (depth > 0).float()),
         world_from_cam=Known(clip.world_from_cam[places].float()[None], every),
         intrinsics=Known(clip.intrinsics[places].float()[None], every),
-        tracks=tracks_of(images),
+        tracks=KltTeacher().label(Shot.of(images)).tracks,
     )
     return Footage(numbers=[numbers[place] for place in places], images=images, labels=labels)
 
@@ -154,18 +148,6 @@ def by_refine(footage: Footage) -> Footage:
     assert labels.points is not None
     depth = Known(labels.points.value[..., 2], labels.points.weight)
     return replace(footage, labels=replace(labels, mono_depth=depth))
-
-
-def tracks_of(images: Sequence[np.ndarray]) -> Tracks:
-    """What KLT follows through them."""
-    tracker = KltTracker()
-    for image in images:
-        tracker.feed(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    return tracker.finish()
-
-
-def _near(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    return np.abs(mean - middle)[..., 0] <= NEAR * np.abs(mean[..., 0])
 
 
 def experiment(folder: Path, steps: int) -> Experiment:

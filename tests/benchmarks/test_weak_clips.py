@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.weak_clips import KEPT, SPAN, Footage, tracks_of
+from benchmarks.weak_clips import KEPT, SPAN, Footage
 from unproject.data.base import Framing
 from unproject.data.labels import LabelShards
 from unproject.data.synthetic import handheld_clip
@@ -11,6 +11,8 @@ from unproject.geometry.camera import project, unproject
 from unproject.geometry.flow import sample as sample_at
 from unproject.geometry.rigid import inverse, transform
 from unproject.losses.weak import Sightings, surface_points
+from unproject.teachers.base import Shot
+from unproject.teachers.tracks import KltTeacher
 from unproject.types import Known, Labels, require
 
 NUMBERS = [10 * place for place in range(12)]
@@ -25,7 +27,7 @@ def footage() -> Footage:
         mono_depth=Known(clip.depth[None], clip.valid[None].float()),
         world_from_cam=Known(clip.world_from_cam[None].float(), every),
         intrinsics=Known(clip.intrinsics[None].float(), every),
-        tracks=tracks_of(images),
+        tracks=KltTeacher().label(Shot.of(images)).tracks,
     )
     return Footage(numbers=NUMBERS, images=images, labels=labels)
 

@@ -141,7 +141,7 @@ def test_pixels_of_two_surfaces_and_of_the_unknown_are_not_known():
     depth[:, 3:] = 4.0  # the second column of four would be of both
     weight[0, 7], depth[0, 7] = 0, np.nan
     weight[7, 7] = 1.0
-    value, trust = crop.known(np.nan_to_num(depth), weight, module._near)
+    value, trust = crop.known(np.nan_to_num(depth), weight, module.same_surface)
     assert trust[1].tolist() == [0.5, 0, 0.5, 0.5] and value[1, :, 0].tolist() == [2, 0, 4, 4]
     assert trust[0, 3] == 0 and trust[3, 3] == 0.625
 

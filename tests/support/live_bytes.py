@@ -29,7 +29,3 @@ class LiveBytes(TorchDispatchMode):
         self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return made
-
-
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

@@ -1,13 +1,15 @@
 """From images of any size to those of a batch: the largest part in the middle, resized, and what is known of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from unproject.data.base import Framing
 from unproject.io.images import resize
+from unproject.types import Tracks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,13 @@ class Crop:
         """The part of an image [H, W] or [H, W, C]."""
         part = image[self.top : self.top + self.tall, self.left : self.left + self.wide]
         return resize(part, self.width, self.height)
+
+    def tracks(self, tracks: Tracks) -> Tracks:
+        """What is seen inside the part, in its pixels."""
+        affine = torch.from_numpy(self.from_image)
+        uv = (tracks.uv.double() * affine.diagonal()[:2] + affine[:2, 2]).float()
+        inside = ((uv >= 0) & (uv < torch.tensor([self.width, self.height]))).all(-1)
+        return replace(tracks, uv=uv).select(inside)
 
     def known(
         self,

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unproject.data.base import Dataset, Framing, Sample, joined
+from unproject.data.base import Dataset, Framing, Sample, images_of, joined, pair_table
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
 from unproject.errors import UsageError
@@ -80,11 +79,10 @@ class LabelShards(Dataset):
             _Framed.of(read_clip(Path(self.folder), row), number, framing)
             for row, number in zip(rows, numbers, strict=True)
         ]
-        images = torch.from_numpy(np.stack([clip.images() for clip in clips]))
         views = Views(
-            images=rearrange(images, "b n h w c -> b n c h w").float() / 255,
+            images=images_of(np.stack([clip.images() for clip in clips])),
             times=torch.tensor([[clip.clip.times_s[view] for view in clip.order] for clip in clips]),
-            pairs=torch.tensor(framing.pairs, dtype=torch.long).view(-1, 2).expand(len(clips), -1, -1),
+            pairs=pair_table(framing).expand(len(clips), -1, -1),
             intrinsics=torch.cat([clip.told_intrinsics() for clip in clips]) if "intrinsics" in self.needs else None,
         )
         labels = joined([clip.labels(library.labels) for clip in clips], framing.views)
@@ -195,7 +193,7 @@ class _Framed:
             if known is not None:
                 whole = known.value[0, view].numpy()
                 whole = whole.reshape(*whole.shape[:2], channels)
-                value[place], weight[place] = self.crop.known(whole, known.weight[0, view].numpy(), _near)
+                value[place], weight[place] = self.crop.known(whole, known.weight[0, view].numpy(), same_surface)
         return _known(value, weight)
 
     def intrinsics(self) -> Known:
@@ -232,15 +230,14 @@ class _Framed:
             return Tracks(view=none, track=none, uv=torch.zeros(0, 2), weight=torch.zeros(0))
         place = torch.full((len(self.clip.frames),), -1)
         place[list(self.order)] = torch.arange(len(self.order))
-        affine = torch.from_numpy(self.crop.from_image)
-        uv = (tracks.uv.double() * affine.diagonal()[:2] + affine[:2, 2]).float()
-        inside = ((uv >= 0) & (uv < torch.tensor([self.crop.width, self.crop.height]))).all(-1)
-        seen = replace(tracks, view=place[tracks.view], uv=uv).select(inside & (place[tracks.view] >= 0)).shared()
+        seen = self.crop.tracks(tracks)
+        seen = replace(seen, view=place[seen.view]).select(place[seen.view] >= 0).shared()
         rows = (seen.track * len(self.order) + seen.view).argsort()
         return map_tensors(lambda column: column[rows], seen)
 
 
-def _near(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
+def same_surface(mean: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Where a mean of pixels, whose last channel is depth, is of the surface in their middle (`Crop.known`)."""
     return np.abs(mean[..., -1] - middle[..., -1]) <= SAME_DEPTH * np.abs(mean[..., -1])
 
 

@@ -60,8 +60,8 @@ class TaughtFlow(Dataset):
 class Taught(Dataset):
     """The clips of another dataset; what is known of them is what teachers say, and intrinsics that it tells.
 
-    Two teachers must not give the same label, unless that is tracks. What the dataset tells of intrinsics stands
-    against what a teacher says. Calling it raises what a teacher raises: it refuses a clip that it cannot label.
+    They are put together as `labelling.clips.taught` does. What the dataset tells of intrinsics stands against what a
+    teacher says. Calling it raises what a teacher raises: it refuses a clip that it cannot label.
     """
 
     dataset: Dataset
