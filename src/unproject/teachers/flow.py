@@ -141,7 +141,8 @@ def round_trip_px(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """How far from its start a pixel lands after going there and back, [H, W]; infinite where it leaves the image."""
     height, width = forward.shape[:2]
     x, y = _ends(forward)
-    error = cv2.magnitude(*cv2.split(forward + _at(backward, x, y)))
+    dx, dy = cv2.split(forward + _at(backward, x, y))
+    error = np.sqrt(dx * dx + dy * dy)  # OpenCV's magnitude rounds by where in memory a pixel happens to lie
     inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
     return np.where(inside, error, np.float32(np.inf))
 
