@@ -195,12 +195,11 @@ class Lying(Teacher):
 
 
 def test_a_pair_that_contradicts_itself_is_dropped_with_its_labels(pan_video):
-    lies = ((1, 2), (3, 0))
     honest, lying = (
         split(made(pan_video, replace(WISHES, most_clips=1), (teacher,)))[0][0]
-        for teacher in (DisTeacher(), Lying(lies))
+        for teacher in (DisTeacher(), Lying(((1, 2),)))
     )
-    assert set(lying.pairs) == set(honest.pairs) - set(lies)
+    assert set(lying.pairs) == set(honest.pairs) - {(1, 2), (2, 1)}, "one of the two lies, and neither is believed"
     assert lying.quality["pairs"] == 0.75
     for number, pair in enumerate(lying.pairs):
         assert (lying.labels.flow.value[0, number] == honest.labels.flow.value[0, honest.pairs.index(pair)]).all()
@@ -208,8 +207,7 @@ def test_a_pair_that_contradicts_itself_is_dropped_with_its_labels(pan_video):
 
 
 def test_a_clip_that_falls_apart_is_turned_down(pan_video):
-    lies = ((1, 2), (2, 1), (3, 0), (0, 3))
-    clips, turned_down = split(made(pan_video, teachers=(Lying(lies),)))
+    clips, turned_down = split(made(pan_video, teachers=(Lying(((1, 2), (3, 0))),)))
     assert not clips
     assert turned_down[0].reason == "labels of 4 of 8 pairs can be believed"
     first, last = turned_down[0].where.split("..")

@@ -149,6 +149,14 @@ def test_tracks_and_flow_must_both_pass():
         assert not PairQuality(tracks=good, flow=bad).passes(32, 0.5)
 
 
+def test_flow_that_does_not_come_back_is_not_believed_however_well_a_camera_explains_it():
+    """A network may see what is not there; one way, that fits the epipolar lines."""
+    good = Agreement(matches=90, inliers=0.9, sampson_px=0.2, flat=0.3)
+    assert PairQuality(flow=good, round_trip_px=1.0).passes(32, 0.5)
+    assert not PairQuality(flow=good, round_trip_px=4.0).passes(32, 0.5)
+    assert not PairQuality(flow=good, round_trip_px=float("inf")).passes(32, 0.5)
+
+
 def test_the_summary_is_the_median_of_what_was_measured():
     pairs = [
         PairQuality(flow=Agreement(matches=n, inliers=0.5, sampson_px=1.0, flat=0.1), covisible=n / 9)

@@ -18,6 +18,8 @@ from unproject.types import Known, Labels, Tracks, require
 
 SAMPSON_PX = 1.5
 """Distance within which a match agrees with a fundamental matrix, and a homography with a match."""
+ROUND_TRIP_PX = 3.0
+"""Median distance up to which flow there and back closes: networks weigh what they see, and not that it does."""
 SEEN = 0.5
 """Weight above which flow counts as covisible."""
 ASKED = 1500
@@ -50,6 +52,8 @@ class PairQuality:
 
     def passes(self, least_matches: int, least_inliers: float) -> bool:
         """Whether tracks and flow, as far as there are any, both have enough matches and agree with themselves."""
+        if self.round_trip_px is not None and self.round_trip_px > ROUND_TRIP_PX:
+            return False
         said = [agreement for agreement in (self.tracks, self.flow) if agreement is not None]
         return all(each.matches >= least_matches and each.inliers >= least_inliers for each in said)
 
