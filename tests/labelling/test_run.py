@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_library import WISHES, Deadly, Faulty, Flat, digests, write_library
+from tiny_library import WISHES, Deadly, Faulty, Flat, Stuck, digests, write_library
 
 from unproject.errors import MemoryLimitError, UnprojectError, UsageError
 from unproject.io import disk
@@ -21,6 +21,7 @@ from unproject.labelling import run as run_module
 from unproject.labelling.folder import Library, log_lines
 from unproject.labelling.run import label, planned
 from unproject.labelling.tries import Tries
+from unproject.labelling.unit import UnitDone
 
 COLOURS = ("grey", "red", "grey", "green", "grey")
 
@@ -127,6 +128,31 @@ def test_a_video_that_kills_twice_is_given_up_and_the_rest_of_its_unit_is_labell
     assert [line for line in rejected(folder) if line["file"] == "1.mp4"] == [gone]
     assert {row.file for row in read_index(folder / "index.parquet")} == {"0.mp4", "2.mp4", "3.mp4", "4.mp4"}
     assert outcome.rejected["its worker died twice on it"] == 1 and not verify(folder)
+
+
+def test_a_video_at_which_workers_hang_is_given_up(library, tmp_path, two_per_unit, capfd):
+    folder = tmp_path / "stuck"
+    label([library], folder, [Stuck()], WISHES, workers=1, patience_s=2.0)
+    assert [death["how"] for death in events(folder, "died")] == ["exit code 1"] * 2
+    gone = {"file": "1.mp4", "where": "", "reason": "its worker died twice on it"}
+    assert [line for line in rejected(folder) if line["file"] == "1.mp4"] == [gone] and not verify(folder)
+    assert {row.file for row in read_index(folder / "index.parquet")} == {"0.mp4", "2.mp4", "3.mp4", "4.mp4"}
+    assert "in label" in capfd.readouterr().err, "where it hung"
+
+
+def test_nothing_needs_to_happen_between_units(library, labelled, tmp_path, monkeypatch):
+    """A worker that waits for its next unit is not stuck."""
+    began = run_module.in_processes
+
+    def slowly_heard(*args):
+        for event in began(*args):
+            yield event
+            if isinstance(event, UnitDone):
+                time.sleep(3.0)
+
+    monkeypatch.setattr(run_module, "in_processes", slowly_heard)
+    label([library / "0.mp4", library / "2.mp4"], tmp_path / "out", [Flat()], WISHES, workers=1, patience_s=2.0)
+    assert not events(tmp_path / "out", "died")
 
 
 def test_deaths_are_remembered_by_who_goes_on(tmp_path):

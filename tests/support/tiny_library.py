@@ -84,6 +84,17 @@ class Deadly(Teacher):
 
 @final
 @dataclass(frozen=True)
+class Stuck(Teacher):
+    """Never comes back from red videos."""
+
+    def label(self, shot: Shot) -> Labels:
+        if has_colour(shot, "red"):
+            time.sleep(3600)
+        return Flat().label(shot)
+
+
+@final
+@dataclass(frozen=True)
 class Slow(Teacher):
     """Takes $SLOWLY seconds for each clip."""
 

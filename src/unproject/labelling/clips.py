@@ -1,6 +1,6 @@
 """What one video becomes when it is labelled: clips with what teachers say of them, and reasons where there is none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ OF_PAIRS = ("flow", "target_points", "scene_flow")
 
 
 def labelled_clips(
-    video: str | Path, name: str, wishes: Wishes, teachers: Sequence[Teacher]
+    video: str | Path,
+    name: str,
+    wishes: Wishes,
+    teachers: Sequence[Teacher],
+    alive: Callable[[], None] = lambda: None,
 ) -> Iterator[LabelledClip | Rejection]:
     """Cut a video into clips and have them labelled; what gives none is turned down with a reason.
 
@@ -40,6 +44,7 @@ def labelled_clips(
         name: what clips and reasons call it.
         wishes: how clips should be.
         teachers: each gives labels that no other gives.
+        alive: is called at each frame that was read and each clip that was labelled.
 
     Raises:
         UsageError: two teachers give the same label.
@@ -53,13 +58,14 @@ def labelled_clips(
     if min(width, height) < LEAST_SIDE:
         yield Rejection(file=name, where="", reason=f"{width}x{height} pixels are too few: {LEAST_SIDE} are needed")
         return
-    reading = _Reading(index=index, size=(width, height), fps=wishes.fps)
+    reading = _Reading(index=index, size=(width, height), fps=wishes.fps, alive=alive)
     given = refused = 0
     for event in _merged(cuts(reading.frames(), wishes)):
         if isinstance(event, Useless):
             yield Rejection(file=name, where=f"{event.first}..{event.last}", reason=event.reason)
             continue
         made = _labelled(event, name, wishes, teachers)
+        alive()
         yield made
         given += isinstance(made, LabelledClip)
         refused += isinstance(made, Rejection)
@@ -82,6 +88,7 @@ class _Reading:
     index: VideoIndex
     size: tuple[int, int]
     fps: float
+    alive: Callable[[], None]
     damage: list[tuple[str, str]] = field(default_factory=list)
 
     def frames(self) -> Iterator[Frame]:
@@ -92,6 +99,7 @@ class _Reading:
         try:
             for number, image in zip(wanted, decode(self.index, wanted), strict=True):
                 yield Frame(number, float(times[number]), resize(image, *self.size))
+                self.alive()
                 given += 1
         except InputError as error:
             self.damage.append((f"{wanted[given]}..{len(times) - 1}", str(error)))

@@ -8,7 +8,7 @@ from typing import Any
 from unproject.errors import UnprojectError, UsageError
 from unproject.labelling.folder import Asked, Library, Unit
 from unproject.labelling.local import Died, Events
-from unproject.labelling.unit import UnitDone, label_unit, one_thread
+from unproject.labelling.unit import UnitDone, one_thread, work_alone
 
 _AHEAD = 2
 """Units that are handed out per core: one is worked on, and one waits there."""
@@ -95,4 +95,4 @@ def _said(ray: Any, ended: Any, unit: Unit) -> UnitDone | Died:
 
 def _task(library: Library, unit: Unit, asked: Asked) -> UnitDone:
     one_thread()
-    return label_unit(library, unit, asked, lambda clips: None)
+    return work_alone(library, unit, asked, lambda clips: None)

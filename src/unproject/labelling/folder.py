@@ -19,6 +19,7 @@ from unproject.io import disk
 from unproject.io.description import differences
 from unproject.io.shard_index import INDEX, read_unit, write_index
 from unproject.io.shards import FORMAT, Rejection, Row
+from unproject.labelling.patience import PATIENCE_S
 from unproject.labelling.videos import Video
 from unproject.labelling.wishes import Wishes
 from unproject.teachers.base import Teacher
@@ -36,11 +37,15 @@ _UNDONE = re.compile(r"(shards|units|work)/([^/]+/)?\d+\.tmp\.\w+|work/[^/]+/\d+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is asked of every video of a library; with the list of videos, all that decides what is written."""
+    """What is asked of every video of a library; with the list of videos, all that decides what is written.
+
+    But for ``patience_s``: seconds in which a worker must have read a frame or labelled a clip.
+    """
 
     teachers: tuple[Teacher, ...]
     wishes: Wishes
     videos_per_unit: int
+    patience_s: float = PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)

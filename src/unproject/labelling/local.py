@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 from unproject.errors import UnprojectError
 from unproject.labelling.folder import Asked, Library, Unit
-from unproject.labelling.unit import UnitDone, label_unit, one_thread
+from unproject.labelling.unit import UnitDone, label_unit, one_thread, work_alone
 
 _PATIENCE_S = 5.0
 """So long a worker that was told to stop may take before it is killed; what it is at is lost either way."""
@@ -165,7 +165,7 @@ def _serve(talk: Connection, life: Connection, library: Library, asked: Asked) -
         while True:
             unit: Unit = talk.recv()
             try:
-                talk.send(label_unit(library, unit, asked, lambda clips: talk.send(VideoDone(unit.number, clips))))  # noqa: B023
+                talk.send(work_alone(library, unit, asked, lambda clips: talk.send(VideoDone(unit.number, clips))))  # noqa: B023
             except UnprojectError as error:
                 talk.send(error)
             except Exception as error:

@@ -17,6 +17,7 @@ from unproject.io import disk
 from unproject.labelling.cluster import on_ray
 from unproject.labelling.folder import Asked, Library, Log, Unit, settings_of, units_of
 from unproject.labelling.local import Died, Events, Ready, VideoDone, cores, in_processes, in_this_process
+from unproject.labelling.patience import PATIENCE_S
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import find_videos, videos_per_unit
 from unproject.labelling.wishes import Wishes
@@ -54,6 +55,7 @@ def label(
     *,
     workers: int | None = None,
     ray: str | None = None,
+    patience_s: float = PATIENCE_S,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress = silent,
@@ -70,6 +72,7 @@ def label(
         wishes: how clips should be.
         workers: processes on this machine, one per core by default; 0 works in this one.
         ray: address of a Ray cluster that works instead, or ``auto``.
+        patience_s: a worker that reads no frame and labels no clip for so many seconds is taken for dead.
         overwrite: remove the labels that lie there; files of others stay.
         resume: keep the units that are done.
         progress: hears of every video that is done; items are the number of clips so far.
@@ -82,10 +85,11 @@ def label(
     """
     _check(workers, ray, teachers)
     listed, notes = find_videos(videos)
-    asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=videos_per_unit(len(listed)))
+    each = videos_per_unit(len(listed))
+    asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=each, patience_s=patience_s)
     settings = settings_of(listed, asked)
     library = Library(disk.claimed(folder, overwrite=overwrite, resume=resume))
-    units = units_of(listed, asked.videos_per_unit)
+    units = units_of(listed, each)
     with library.held() as log, _sigterm_interrupts():
         library.begin(listed, settings, overwrite=overwrite)
         if overwrite:

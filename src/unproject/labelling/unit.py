@@ -18,6 +18,7 @@ from unproject.io.disk import explained
 from unproject.io.shards import LabelledClip, Rejection, Row, write_shard
 from unproject.labelling.clips import labelled_clips
 from unproject.labelling.folder import Asked, Library, Unit
+from unproject.labelling.patience import end_if_nothing_happens, wait_for_ever
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import Video
 
@@ -41,6 +42,7 @@ class UnitDone:
     video_s: tuple[float, ...]
     """Seconds of each video."""
     host: str
+    process: int
 
 
 def one_thread() -> None:
@@ -50,8 +52,30 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
-def label_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None]) -> UnitDone:
-    """Write the unit's shard, then its facts; ``heard`` is told the clips of each video that is done.
+def work_alone(library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None]) -> UnitDone:
+    """`label_unit` in a process that others watch: it ends itself where nothing happens for ``asked.patience_s``."""
+    alive = end_if_nothing_happens(asked.patience_s)
+    try:
+        return label_unit(library, unit, asked, heard, alive)
+    finally:
+        wait_for_ever()
+
+
+def label_unit(
+    library: Library,
+    unit: Unit,
+    asked: Asked,
+    heard: Callable[[int], None],
+    alive: Callable[[], None] = lambda: None,
+) -> UnitDone:
+    """Write the unit's shard, then its facts.
+
+    Args:
+        library: where.
+        unit: the videos.
+        asked: what of them.
+        heard: is told the clips of each video that is done.
+        alive: is called whenever a frame was read or a clip was labelled.
 
     Raises:
         UsageError, WeightsError: a teacher cannot work at all.
@@ -59,7 +83,7 @@ def label_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int]
         UnprojectError: the disk cannot be written to.
     """
     began = time.monotonic()
-    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard)
+    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard, alive)
     shard = library.shard(unit.number)
     own = library.own(f"{platform.node()}-{os.getpid()}") / shard.name
     rows = work.written(own)
@@ -79,6 +103,7 @@ def label_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int]
         seconds=round(time.monotonic() - began, 3),
         video_s=tuple(work.video_s),
         host=platform.node(),
+        process=os.getpid(),
     )
 
 
@@ -90,6 +115,7 @@ class _Work:
     asked: Asked
     tries: Tries
     heard: Callable[[int], None]
+    alive: Callable[[], None]
     rejections: list[Rejection] = field(default_factory=list)
     video_s: list[float] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
@@ -131,11 +157,12 @@ class _Work:
             yield Rejection(file=video.name, where="", reason=refused)
             return
         self.tries.begin(self.place)
+        self.alive()
         where = ""
         try:
             if not Path(video.path).is_file():
                 raise InputError("no such file")
-            for said in labelled_clips(video.path, video.name, self.asked.wishes, self.asked.teachers):
+            for said in labelled_clips(video.path, video.name, self.asked.wishes, self.asked.teachers, self.alive):
                 yield said
                 if isinstance(said, LabelledClip):
                     where = f"{said.frames[-1] + 1}.."
