@@ -3,16 +3,18 @@
     python -m benchmarks.label_scaling
 
 Ray's local cluster of two machines with a core each labels thousands of tiny videos of a camera that slides along a
-wall. Rates are measured on the first of them, with nobody killed. Then all are labelled while, at random moments of a
-seed, one who is at work is killed. Forecast and measured time are from the first unit to the last.
+wall. Rates are measured on the first tenth of them, with nobody killed. Then all are labelled while workers are killed
+at random moments of their work. Forecast and measured time are from the first unit to the last.
 """
 
 import argparse
+import math
 import os
 import random
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,6 +37,7 @@ from unproject.teachers.tracks import KltTeacher
 NODES = 2
 WISHES = Wishes(long_side=96, views=2, most_clips=1, least_matches=16)
 WIDTH, HEIGHT, STEP, FRAMES = 96, 72, 6, 16
+TICK_S = 0.02
 PICTURES = 32
 """Different videos; all others are links to these."""
 
@@ -84,15 +87,18 @@ def cluster() -> Iterator[str]:
 
 @contextmanager
 def killer(folder: Path, mean_s: float, seed: int) -> Iterator[None]:
-    """Now and then, whoever is at work is killed."""
+    """Whoever is at work is killed after so many seconds of work, on average."""
     over, rng = threading.Event(), random.Random(seed)
 
     def kill() -> None:
-        while not over.wait(rng.expovariate(1 / mean_s)):
-            at_work = sorted(folder.glob("work/*"))
-            with suppress(ProcessLookupError):
-                if at_work:
-                    os.kill(int(rng.choice(at_work).name.rpartition("-")[2]), signal.SIGKILL)
+        before = time.monotonic()
+        while not over.wait(TICK_S):
+            chance = (time.monotonic() - before) / mean_s
+            before = time.monotonic()
+            for place in folder.glob("work/*"):
+                if rng.random() < chance:
+                    with suppress(ProcessLookupError):
+                        os.kill(int(place.name.rpartition("-")[2]), signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -108,38 +114,34 @@ def measured_rates(videos: list[Path], folder: Path, address: str) -> Rates:
     outcome = label(videos, folder, [KltTeacher()], WISHES, ray=address)
     rates = rates_of(folder)
     worked = sum(line["done"]["seconds"] for line in log_lines(folder) if "done" in line)
-    return replace(rates, start_s=max(0.0, outcome.seconds - worked / NODES))
+    return replace(rates, start_s=rates.start_s + max(0.0, outcome.seconds - worked / NODES))
 
 
 def main() -> None:
-    """A row per mean time between two kills."""
+    """A row for each time that workers live."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=3000)
-    parser.add_argument("--kill-every", type=float, nargs="+", default=[1e9, 8.0, 4.0], help="seconds, on average")
+    parser.add_argument("--videos", type=int, default=4000)
+    parser.add_argument("--live", type=float, nargs="+", default=[math.inf, 30.0, 10.0], help="seconds, on average")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(machine())
-    print(head("kill every", "deaths", "tries of a unit", "forecast [s]", "measured [s]", "error"))
+    print(head("workers live", "deaths", "forecast", "tries of a unit", "forecast", "seconds", "forecast", "error"))
     with tempfile.TemporaryDirectory() as place, cluster() as address:
         root = Path(place)
         (root / "videos").mkdir()
         videos = write_videos(root / "videos", options.videos)
         rates = measured_rates(videos[: len(videos) // 10], root / "some", address)
-        for mean_s in options.kill_every:
+        for mean_s in options.live:
             folder = root / f"all-{mean_s}"
             with killer(folder, mean_s, options.seed):
                 outcome = label(videos, folder, [KltTeacher()], WISHES, ray=address)
             assert not verify(folder)
-            deaths = sum("died" in one for one in log_lines(folder))
-            dying = replace(rates, deaths_per_s=1 / mean_s / NODES)
-            said = forecast(dying, len(videos), nodes=NODES, cores=1)
-            seconds = said.days * 86400
-            error = f"{seconds / outcome.seconds - 1:+.1%}"
-            every = "never" if mean_s > 1e6 else f"{mean_s:g} s"
-            print(
-                line(every, str(deaths), f"{said.tries:.3f}", f"{seconds:.1f}", f"{outcome.seconds:.1f}", error),
-                flush=True,
-            )
+            said = forecast(replace(rates, deaths_per_s=1 / mean_s), len(videos), nodes=NODES, cores=1)
+            deaths, seconds = sum("died" in one for one in log_lines(folder)), said.days * 86400
+            cells = "for ever" if math.isinf(mean_s) else f"{mean_s:g} s", f"{deaths}"
+            cells += f"{said.units * (said.tries - 1):.1f}", f"{1 + deaths / said.units:.3f}", f"{said.tries:.3f}"
+            cells += f"{outcome.seconds:.1f}", f"{seconds:.1f}", f"{seconds / outcome.seconds - 1:+.1%}"
+            print(line(*cells), flush=True)
 
 
 if __name__ == "__main__":

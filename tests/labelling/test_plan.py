@@ -84,20 +84,39 @@ def test_numbers_that_mean_nothing_are_refused(wrong):
         forecast(RATES, 10, **{"nodes": 1, "cores": 1, **wrong})
 
 
-def test_rates_are_those_of_the_log(tmp_path):
-    unit = {"unit": 0, "videos": 2, "clips": 3, "bytes": 1000, "seconds": 5.0, "video_s": [1.0, 3.0]}
-    lines = [{"session": {}}, {"ready": {"seconds": 2.0}}, {"done": unit}, {"died": {"unit": 1}}, {"done": unit}]
-    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"cut sho')
+def log_of(path, lines):
+    (path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"cut sho')
+
+
+def done(process, *video_s):
+    size = len(video_s)
+    facts = {"videos": size, "clips": 3 * size, "bytes": 500 * size, "seconds": sum(video_s) + 1.0}
+    return {"done": {"unit": 0, "host": "here", "process": process, "video_s": video_s, **facts}}
+
+
+def test_rates_are_those_of_the_log_and_warming_up_is_a_part_of_the_start(tmp_path):
+    units = [done(7, 4.0, 1.0), done(8, 6.0, 3.0), {"died": {"unit": 1}}, done(7, 1.0, 3.0)]
+    log_of(tmp_path, [{"session": {}}, {"ready": {"seconds": 2.0}}, *units, {"session": {}}, done(7, 5.0)])
     assert rates_of(tmp_path) == Rates(
         video_s=(1.0, 3.0, 1.0, 3.0),
         unit_s=1.0,
-        start_s=2.0,
-        deaths_per_s=0.1,
-        clips_per_video=1.5,
+        start_s=2.0 + 5.0 - 2.0,
+        deaths_per_s=1 / 27.0,
+        clips_per_video=3.0,
         bytes_per_video=500.0,
     )
     with pytest.raises(InputError, match="no log of finished units"):
         rates_of(tmp_path / "none")
+
+
+def test_where_all_videos_were_the_first_of_their_workers_nothing_is_known_of_warming_up(tmp_path):
+    log_of(tmp_path, [{"session": {}}, done(7, 4.0), done(8, 6.0)])
+    assert rates_of(tmp_path).video_s == (4.0, 6.0) and rates_of(tmp_path).start_s == 0
+
+
+def test_a_worker_s_first_video_that_was_a_short_one_does_not_shorten_the_start(tmp_path):
+    log_of(tmp_path, [{"session": {}}, {"ready": {"seconds": 2.0}}, done(7, 1.0, 9.0)])
+    assert rates_of(tmp_path).start_s == 2.0
 
 
 def test_the_table_has_a_line_for_each():

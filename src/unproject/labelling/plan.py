@@ -1,9 +1,10 @@
 """What a library would take on a cluster: from rates that were measured to days, core-hours, bytes and money."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,11 @@ class Rates:
     """What was measured, per core."""
 
     video_s: tuple[float, ...]
-    """Seconds of one core for each video that was labelled."""
+    """Seconds of one core for each video that was labelled by a worker that had labelled one before."""
     unit_s: float
     """Seconds of a unit that no video takes: its shard is read once more, its facts are written."""
     start_s: float
-    """Until a new worker can begin."""
+    """Until a new worker can begin, and what its first video takes longer than others: networks are loaded in it."""
     deaths_per_s: float
     """Of workers, in a second of work."""
     clips_per_video: float
@@ -70,17 +71,33 @@ def rates_of(folder: str | Path) -> Rates:
     done = [line["done"] for line in lines if "done" in line]
     if not done:
         raise InputError(f"{folder} has no log of finished units: give a folder of labels, or videos to measure")
-    video_s = tuple(seconds for unit in done for seconds in unit["video_s"])
+    cold, warm = _video_seconds(lines)
     worked = sum(unit["seconds"] for unit in done)
     starts = [line["ready"]["seconds"] for line in lines if "ready" in line]
+    warming = max(0.0, float(np.mean(cold) - np.mean(warm))) if warm else 0.0
     return Rates(
-        video_s=video_s,
-        unit_s=(worked - sum(video_s)) / len(done),
-        start_s=float(np.mean(starts)) if starts else 0.0,
+        video_s=tuple(warm or cold),
+        unit_s=(worked - sum(cold) - sum(warm)) / len(done),
+        start_s=warming + (float(np.mean(starts)) if starts else 0.0),
         deaths_per_s=sum("died" in line for line in lines) / worked,
-        clips_per_video=sum(unit["clips"] for unit in done) / len(video_s),
-        bytes_per_video=sum(unit["bytes"] for unit in done) / len(video_s),
+        clips_per_video=sum(unit["clips"] for unit in done) / len(cold + warm),
+        bytes_per_video=sum(unit["bytes"] for unit in done) / len(cold + warm),
     )
+
+
+def _video_seconds(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Of the first video of each worker, and of all others."""
+    cold, warm, seen = list[float](), list[float](), set[tuple[str, int]]()
+    for line in lines:
+        if "session" in line:
+            seen.clear()
+        elif "done" in line:
+            unit = line["done"]
+            worker = unit["host"], unit["process"]
+            (warm if worker in seen else cold).extend(unit["video_s"][:1])
+            warm.extend(unit["video_s"][1:])
+            seen.add(worker)
+    return cold, warm
 
 
 def measured(
