@@ -43,6 +43,8 @@ class Weakened(Dataset):
     """Share of observations that are anywhere in the image."""
     intrinsics: bool = True
     """Whether they are known."""
+    lens_error: float = 0.0
+    """Standard deviation of the logarithm of the focal length that a teacher says of a clip."""
 
     @property
     def count(self) -> int | None:
@@ -54,9 +56,20 @@ class Weakened(Dataset):
         exact = self.dataset(numbers, framing)
         seeds = [mixed_seed(0x3EA4, number) for number in numbers]
         clips = [self._clip(exact.labels, clip, torch.Generator().manual_seed(seed)) for clip, seed in enumerate(seeds)]
-        views = exact.views if self.intrinsics else replace(exact.views, intrinsics=None)
-        labels = replace(joined(clips, framing.views), intrinsics=exact.labels.intrinsics if self.intrinsics else None)
-        return replace(exact, views=views, labels=labels)
+        known = exact.labels.intrinsics if self.intrinsics else None
+        if known is not None and self.lens_error:
+            known = replace(known, value=known.value * self._zooms(seeds))
+        views = exact.views
+        if views.intrinsics is not None:
+            views = replace(views, intrinsics=None if known is None else known.value)
+        return replace(exact, views=views, labels=replace(joined(clips, framing.views), intrinsics=known))
+
+    def _zooms(self, seeds: Sequence[int]) -> Float[Tensor, "B 1 3 3"]:
+        """What is said of each clip's focal length over what is true, in the places of the focal lengths."""
+        draws = torch.cat([torch.randn(1, generator=torch.Generator().manual_seed(seed + 1)) for seed in seeds])
+        zooms = torch.ones(len(seeds), 1, 3, 3)
+        zooms[..., 0, 0] = zooms[..., 1, 1] = (self.lens_error * draws).exp()[:, None]
+        return zooms
 
     def _clip(self, labels: Labels, clip: int, generator: torch.Generator) -> Labels:
         points, poses, intrinsics = (

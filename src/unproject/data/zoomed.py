@@ -18,8 +18,9 @@ from unproject.types import Known, Tracks
 class Zoomed(Dataset):
     """The clips of another dataset, each cropped to a share of its own around the middle (Reliev3R's supplement).
 
-    All views of a clip are cropped alike, so that one camera stays one. The dataset is asked for larger images, of
-    which the middle is taken as it is. 3D tracks are refused: they speak of pixels of the whole image.
+    All views of a clip are cropped alike, so that one camera stays one, and in the middle, where a network that finds
+    its rays has its principal point. The dataset is asked for larger images, of which the middle is taken as it is. 3D
+    tracks are refused: they speak of pixels of the whole image.
     """
 
     dataset: Dataset

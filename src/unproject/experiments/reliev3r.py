@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from unproject.experiments.experiment import Experiment
-from unproject.recipes.weak_designs import ANGLE, SUPERVISED, WEAK, weak_designs
+from unproject.recipes.weak_designs import ANGLE, CROPPED, FOOTAGE, ROUGHLY, SUPERVISED, WEAK, weak_designs
 
 COLUMNS = {
     "point_relative": "points [share]",
@@ -31,6 +31,7 @@ def losses(*, steps: int = 800) -> Experiment:
             "weak, no trust": partial(row, (replace(WEAK, ambiguity=None),)),
             "depth alone": partial(row, (replace(WEAK, registration=0.0),)),
             "tracks alone": partial(row, (replace(WEAK, depth=0.0),)),
+            "weak, a tenth of the tracks wrong": partial(row, footage=replace(FOOTAGE, outliers=0.1)),
         },
         columns=COLUMNS,
     )
@@ -40,6 +41,7 @@ def rays(*, steps: int = 800) -> Experiment:
     """Intrinsics that are known, hinted at or found, and the supplement's two stages."""
     row = partial(weak_designs, steps=steps)
     pulled = (replace(WEAK, view_angle=ANGLE.view_angle),)
+    rough = replace(FOOTAGE, lens_error=ROUGHLY)
     held = (replace(pulled[0], registers_rays=False),)
     return Experiment(
         name="reliev3r-rays",
@@ -50,8 +52,12 @@ def rays(*, steps: int = 800) -> Experiment:
             "weak, rays found by tracks": partial(row, rays="found"),
             "weak, rays labelled": partial(row, held, rays="found"),
             "weak, rays labelled and pulled by tracks": partial(row, pulled, rays="found"),
+            "weak, rays labelled roughly": partial(row, held, rays="found", footage=rough),
+            "weak, rays labelled, twice the steps": partial(row, held, rays="found", steps=2 * steps),
             "synthetic alone": partial(row, (), rays="found", warm=True),
             "synthetic, then weak": partial(row, held, rays="found", warm=True),
+            "synthetic, then weak, labelled roughly": partial(row, held, rays="found", warm=True, footage=rough),
+            "synthetic, then weak, roughly and cropped": partial(row, held, rays="found", warm=True, footage=CROPPED),
         },
         columns=COLUMNS,
     )

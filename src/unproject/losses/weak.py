@@ -36,6 +36,7 @@ little and pulls without bounds."""
 class WeakLoss(Loss):
     """Relative depth of each view, and tracks that tie the views together. Reads ``Labels.mono_depth``, ``.tracks``.
 
+    Where nobody says relative depth, it is that of ``Labels.points``: `recipes.refine.RefineTeacher` needs no network.
     The first four fields are the weights of the terms; one of weight 0 is not computed, and needs no label.
     """
 
@@ -68,7 +69,10 @@ class WeakLoss(Loss):
         return weighed(makers)
 
     def _depth_term(self, prediction: Prediction, labels: Labels) -> Float[Tensor, ""]:
-        said: Known = require(labels, "mono_depth")
+        said = labels.mono_depth
+        if said is None:
+            points: Known = require(labels, "points")
+            said = Known(points.value[..., 2], points.weight)
         return ambiguous_depth(
             prediction.points[..., 2], 2 * prediction.confidence, said, self.ambiguity, self.normalisation
         )

@@ -12,6 +12,7 @@ from functools import partial
 from unproject.data.base import Chosen, Dataset, Remembered
 from unproject.data.clips import SyntheticClips
 from unproject.data.weak import Weakened
+from unproject.data.zoomed import Zoomed
 from unproject.evaluation.scene import scene_metrics
 from unproject.losses.base import Loss
 from unproject.losses.multiview import MultiViewLoss
@@ -41,6 +42,19 @@ SUPERVISED = MultiViewLoss(normals=0.0, confidence=0.0)
 ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
+def _some(domain: Dataset) -> Dataset:
+    return Remembered(dataset=Chosen(dataset=domain, numbers=tuple(range(CLIPS))))
+
+
+ALL_KNOWN = _some(VIDEOS)
+FOOTAGE = Weakened(dataset=ALL_KNOWN)
+"""What teachers say of the same clips."""
+ROUGHLY = 0.1
+"""How far a teacher is off that guesses the focal length, as a share."""
+CROPPED = Weakened(dataset=_some(Zoomed(dataset=VIDEOS)), lens_error=ROUGHLY)
+"""Such guesses, and a part of each clip's images, so that no lens is learned by heart (the supplement)."""
+
+
 def weak_designs(
     losses: tuple[Loss, ...] = (WEAK,),
     *,
@@ -55,7 +69,7 @@ def weak_designs(
 
     Args:
         losses: what is learned from footage; none for the first stage alone.
-        footage: other footage than `VIDEOS`, with the labels that the losses need.
+        footage: other clips than those of `VIDEOS`, with the labels that the losses need.
         measured: what is measured, if not on `HELD_OUT` after each stage.
         seed: of the weights and of the order of clips.
         rays: where intrinsics come from. Those that are found are labelled only if a loss asks for it.
@@ -70,13 +84,9 @@ def weak_designs(
         stages.append(stage("warm-up", _some(SYNTHETIC), known))
     if losses:
         if footage is None:
-            footage = _some(VIDEOS) if SUPERVISED in losses else Weakened(dataset=_some(VIDEOS))
+            footage = ALL_KNOWN if SUPERVISED in losses else FOOTAGE
         stages.append(stage("footage", footage, losses))
     return tuple(stages)
-
-
-def _some(domain: Dataset) -> Dataset:
-    return Remembered(dataset=Chosen(dataset=domain, numbers=tuple(range(CLIPS))))
 
 
 def _stage(
