@@ -13,9 +13,11 @@ from unproject.data.labels import LabelShards
 from unproject.data.weak import Weakened
 from unproject.data.zoomed import Zoomed
 from unproject.errors import UsageError
+from unproject.io.shards import LabelledClip
 from unproject.losses.weak import WeakLoss
-from unproject.models.multiview import MultiViewShape
+from unproject.models.multiview import SIZES, MultiViewShape
 from unproject.nn.vit import VitShape
+from unproject.recipes import named
 from unproject.recipes import weak_designs as small_ones
 from unproject.recipes.flow3r import unlabelled
 from unproject.recipes.reliev3r import finetuned, labelled_source, supervised, warm_up, weak, weak_source
@@ -37,9 +39,13 @@ def small(recipe: Recipe, steps: int) -> Recipe:
         model=replace(recipe.model, shape=SHAPE, task_width=None),
         clip=replace(recipe.clip, sizes=((42, 56),), views=3),
         schedule=replace(
-            recipe.schedule, steps=steps, batch=4, warmup_steps=2, learning_rate=3e-3, last_learning_rate=1e-4
+            recipe.schedule, steps=steps, batch=4, passes=1, warmup_steps=2, learning_rate=3e-3, last_learning_rate=1e-4
         ),
     )
+
+
+def without(clips: list[LabelledClip], label: str) -> list[LabelledClip]:
+    return [replace(clip, labels=replace(clip.labels, **{label: None})) for clip in clips]
 
 
 def losses(folder) -> list[dict[str, float]]:
@@ -90,6 +96,22 @@ def test_footage_that_was_labelled_tells_its_rays_if_they_are_needed(tmp_path):
         train(small(weak((weak_source("video", blind),)), 1), tmp_path / "blind", workers=0)
     train(small(weak((weak_source("video", told, WeakLoss(least_shared=8)),)), 1), tmp_path / "run", workers=0)
     assert losses(tmp_path / "run")[0]["video/WeakLoss.registration"] > 0
+
+
+def test_labels_of_refine_alone_are_enough(tmp_path):
+    """Nobody says relative depth: it is that of the points."""
+    clips = [labelled_clip(number, views=5) for number in range(3)]
+    write_library(tmp_path / "refined", [without(clips, "mono_depth")])
+    recipe = named("reliev3r", tmp_path / "refined", "tiny")
+    assert recipe.clip.views == 5 and recipe.model.shape == SIZES["tiny"] and recipe.schedule.steps == 60_000
+    train(small(recipe, 2), tmp_path / "run", workers=0, log_every=1)
+    said = losses(tmp_path / "run")[0]
+    assert said["videos/WeakLoss.depth"] > 0 and said["videos/WeakLoss.gauge"] > 0
+    write_library(tmp_path / "whole", [clips])
+    assert named("reliev3r", tmp_path / "whole").sources[0].dataset.needs[0] == "mono_depth"
+    write_library(tmp_path / "none", [without(clips, "intrinsics")])
+    with pytest.raises(UsageError, match="has no clip with mono_depth and tracks and intrinsics"):
+        named("reliev3r", tmp_path / "none")
 
 
 def test_a_warm_start_goes_on_with_footage_of_cropped_views(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unproject.errors import UsageError
 from unproject.recipes import compact
+from unproject.recipes.reliev3r import reliev3r
 from unproject.recipes.smoke import smoke
 from unproject.recipes.videos import videos
 from unproject.training.recipe import Recipe
@@ -18,7 +19,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 """Recipes that run with nothing but the package, as the command line calls them."""
 
 
-FROM_LABELS: dict[str, Callable[..., Recipe]] = {"videos": videos}
+FROM_LABELS: dict[str, Callable[..., Recipe]] = {"videos": videos, "reliev3r": reliev3r}
 """Recipes of a folder of labels and a size of network."""
 
 

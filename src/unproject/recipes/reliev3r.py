@@ -1,7 +1,7 @@
 """Reliev3R (arXiv 2604.00548): weak training from nothing, its supervised sibling, and the supplement's two stages.
 
-    videos = LabelShards(folder="labels", needs=("mono_depth", "tracks", "intrinsics"))
-    train(weak((weak_source("videos", videos),)), "runs/reliev3r")
+    unproject label my_videos -o labels --teacher refine
+    unproject train reliev3r --labels labels --size small -o runs/reliev3r
 
 The paper states the losses' weights, 8 views, 60,000 steps, a rate of 1e-4 along a cosine, and no more of the schedule:
 optimiser, clip sizes and augmentation are π³'s (arXiv 2507.13347) or our choice. Its "total batch of 64" is read as 64
@@ -11,6 +11,7 @@ clips.
 from dataclasses import replace
 
 from unproject.data.base import Dataset
+from unproject.data.labels import LabelShards
 from unproject.losses.multiview import MultiViewLoss
 from unproject.losses.weak import WeakLoss
 from unproject.models import reliev3r as network
@@ -33,8 +34,26 @@ def labelled_source(name: str, dataset: Dataset, *, sharp: bool = True, share: f
     return Source(name=name, dataset=dataset, losses=(MultiViewLoss(normals=1.0 if sharp else 0.0),), share=share)
 
 
+def reliev3r(labels: str, size: str = "base") -> Recipe:
+    """`weak` on a folder of labels with tracks, intrinsics, and relative depth or, in its place, points.
+
+    Raises:
+        UsageError: the labels have not all of these, or no network has that size.
+        InputError: the folder holds no labels.
+    """
+    depth = "mono_depth" if "mono_depth" in LabelShards(folder=labels).labels else "points"
+    dataset = LabelShards(folder=labels, needs=(depth, "tracks", "intrinsics"))
+    recipe = weak((weak_source("videos", dataset),), size=size, passes=32)
+    return replace(recipe, name="reliev3r", clip=replace(recipe.clip, views=min(VIEWS, dataset.fewest_views)))
+
+
 def weak(
-    sources: tuple[Source, ...], *, rays: Rays = "given", passes: int = 1, validation: Validation | None = None
+    sources: tuple[Source, ...],
+    *,
+    size: str = "base",
+    rays: Rays = "given",
+    passes: int = 1,
+    validation: Validation | None = None,
 ) -> Recipe:
     """The paper's own training: from random weights, no 3D label seen.
 
@@ -44,7 +63,7 @@ def weak(
     """
     return Recipe(
         name=f"reliev3r-weak-{rays}",
-        model=network.config("base", rays=rays),
+        model=network.config(size, rays=rays),
         sources=sources,
         clip=_clip(rays),
         schedule=_schedule(60_000, 64, passes),
@@ -52,14 +71,18 @@ def weak(
     )
 
 
-def supervised(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+def supervised(
+    sources: tuple[Source, ...], *, size: str = "base", passes: int = 1, validation: Validation | None = None
+) -> Recipe:
     """The same network on the same clips, with points and poses for half as many steps (the paper's π³†)."""
-    recipe = weak(sources, passes=passes, validation=validation)
+    recipe = weak(sources, size=size, passes=passes, validation=validation)
     schedule = replace(recipe.schedule, steps=30_000)
     return replace(recipe, name="reliev3r-supervised", schedule=schedule)
 
 
-def warm_up(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+def warm_up(
+    sources: tuple[Source, ...], *, size: str = "base", passes: int = 1, validation: Validation | None = None
+) -> Recipe:
     """The supplement's first stage: a network that finds its rays, on synthetic clips of which all is known."""
     taught = tuple(
         replace(source, losses=(*source.losses, WeakLoss(depth=0, registration=0, gauge=0, view_angle=1.0)))
@@ -67,7 +90,7 @@ def warm_up(sources: tuple[Source, ...], *, passes: int = 1, validation: Validat
     )
     return Recipe(
         name="reliev3r-warm-up",
-        model=network.config("base", rays="found"),
+        model=network.config(size, rays="found"),
         sources=taught,
         clip=_clip("found"),
         schedule=_schedule(20_000, 128, passes),
@@ -75,7 +98,9 @@ def warm_up(sources: tuple[Source, ...], *, passes: int = 1, validation: Validat
     )
 
 
-def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Validation | None = None) -> Recipe:
+def finetuned(
+    sources: tuple[Source, ...], *, size: str = "base", passes: int = 1, validation: Validation | None = None
+) -> Recipe:
     """The second: from those weights, on raw video with a rough field of view.
 
     Wrap the dataset in `data.zoomed.Zoomed`, as the supplement does, so that the field of view is not learned by
@@ -83,7 +108,7 @@ def finetuned(sources: tuple[Source, ...], *, passes: int = 1, validation: Valid
     it made no difference (`docs/ablations.md`).
     """
     seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
-    recipe = weak(seen, rays="found", passes=passes, validation=validation)
+    recipe = weak(seen, size=size, rays="found", passes=passes, validation=validation)
     return replace(recipe, name="reliev3r-finetuned", schedule=_schedule(20_000, 64, passes))
 
 
