@@ -145,8 +145,8 @@ def train(
     Args:
         recipe: Name of a recipe; a wrong one lists them all.
         output: Folder of the run: log, state and weights; needed unless --dry-run or --replay.
-        labels: Folder of `unproject label`, for the recipe `videos`.
-        size: Of the network, for the recipe `videos`; small by default.
+        labels: Folder of `unproject label`, for the recipes `videos` and `reliev3r`.
+        size: Of the network, for these two; small by default for `videos`, base for `reliev3r`.
         start: Weights to begin from; what only one side has is named in run.json.
         steps: Stop when so many steps are done in all; the schedule stays that of the recipe.
         time_limit: Stop after the step in which so many seconds have passed.
