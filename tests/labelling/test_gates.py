@@ -16,6 +16,7 @@ from unproject.labelling.gates import (
     summary,
     track_matches,
 )
+from unproject.labelling.wishes import Wishes
 from unproject.types import Known, Labels, Tracks
 
 K = intrinsics_from_focal(torch.tensor(400.0), 512, 288)
@@ -134,7 +135,7 @@ def test_flow_that_comes_back_is_told_from_flow_that_does_not():
 
 def test_labels_without_pairs_pass_and_say_nothing():
     (found,) = pair_qualities(Labels(), [(0, 1)])
-    assert found.passes(32, 0.5)
+    assert found.passes(Wishes())
     assert summary([found]) == {}
 
 
@@ -143,18 +144,26 @@ def test_tracks_and_flow_must_both_pass():
         Agreement(matches=matches, inliers=inliers, sampson_px=0.2, flat=0.3)
         for matches, inliers in ((90, 0.9), (20, 0.9), (90, 0.3))
     )
-    assert PairQuality(tracks=good, flow=good).passes(32, 0.5)
+    assert PairQuality(tracks=good, flow=good).passes(Wishes())
     for bad in (few, wild):
-        assert not PairQuality(tracks=bad, flow=good).passes(32, 0.5)
-        assert not PairQuality(tracks=good, flow=bad).passes(32, 0.5)
+        assert not PairQuality(tracks=bad, flow=good).passes(Wishes())
+        assert not PairQuality(tracks=good, flow=bad).passes(Wishes())
 
 
 def test_flow_that_does_not_come_back_is_not_believed_however_well_a_camera_explains_it():
     """A network may see what is not there; one way, that fits the epipolar lines."""
     good = Agreement(matches=90, inliers=0.9, sampson_px=0.2, flat=0.3)
-    assert PairQuality(flow=good, round_trip_px=1.0).passes(32, 0.5)
-    assert not PairQuality(flow=good, round_trip_px=4.0).passes(32, 0.5)
-    assert not PairQuality(flow=good, round_trip_px=float("inf")).passes(32, 0.5)
+    assert PairQuality(flow=good, round_trip_px=1.0).passes(Wishes())
+    assert not PairQuality(flow=good, round_trip_px=4.0).passes(Wishes())
+    assert not PairQuality(flow=good, round_trip_px=float("inf")).passes(Wishes())
+
+
+def test_flow_that_hardly_sees_the_same_is_not_believed():
+    """However many pixels that is: Flow3r leaves out such pairs."""
+    many = Agreement(matches=90, inliers=0.9, sampson_px=0.2, flat=0.3)
+    assert PairQuality(flow=many, covisible=0.12).passes(Wishes())
+    assert not PairQuality(flow=many, covisible=0.08).passes(Wishes())
+    assert PairQuality(flow=many, covisible=0.08).passes(Wishes(least_covisible=0.05))
 
 
 def test_the_summary_is_the_median_of_what_was_measured():

@@ -25,6 +25,8 @@ def test_wishes_come_back_from_json():
         ({"least_overlap": 0.7}, "the least below the most, not 0.7 and 0.6"),
         ({"most_overlap": 1.0}, "between 0 and 1"),
         ({"least_inliers": 0.0}, "a share above 0"),
+        ({"least_covisible": 1.5}, "least_covisible must be a share"),
+        ({"most_round_trip_px": 0.0}, "most_round_trip_px must be positive"),
         ({"least_matches": 0}, "least_matches must be at least 8"),
         ({"longest_s": float("nan")}, "longest_s must be positive"),
     ],

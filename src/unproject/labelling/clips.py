@@ -139,7 +139,7 @@ def _labelled(cut: Cut, name: str, wishes: Wishes, teachers: Sequence[Teacher]) 
         return Rejection(file=name, where=where, reason=str(error))
     speaks = labels if labels.tracks or labels.flow else replace(labels, tracks=cut.scouts)
     qualities = pair_qualities(speaks, pairs)
-    kept = [n for n, each in enumerate(qualities) if each.passes(wishes.least_matches, wishes.least_inliers)]
+    kept = [n for n, each in enumerate(qualities) if each.passes(wishes)]
     if not connected([pairs[n] for n in kept], wishes.views):
         return Rejection(file=name, where=where, reason=f"labels of {len(kept)} of {len(pairs)} pairs can be believed")
     return LabelledClip(

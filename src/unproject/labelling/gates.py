@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unproject.geometry.rays import sampson_distance
+from unproject.labelling.wishes import Wishes
 from unproject.teachers.flow import round_trip_px
 from unproject.teachers.matches import magsac
 from unproject.teachers.tracks import LEAST_TRUST
@@ -18,8 +19,6 @@ from unproject.types import Known, Labels, Tracks, require
 
 SAMPSON_PX = 1.5
 """Distance within which a match agrees with a fundamental matrix, and a homography with a match."""
-ROUND_TRIP_PX = 3.0
-"""Median distance up to which flow there and back closes: networks weigh what they see, and not that it does."""
 SEEN = 0.5
 """Weight above which flow counts as covisible."""
 ASKED = 1500
@@ -50,12 +49,14 @@ class PairQuality:
     round_trip_px: float | None = None
     """Median distance from where they started, of trusted pixels that went there and back."""
 
-    def passes(self, least_matches: int, least_inliers: float) -> bool:
+    def passes(self, wishes: Wishes) -> bool:
         """Whether tracks and flow, as far as there are any, both have enough matches and agree with themselves."""
-        if self.round_trip_px is not None and self.round_trip_px > ROUND_TRIP_PX:
+        if self.covisible is not None and self.covisible < wishes.least_covisible:
+            return False
+        if self.round_trip_px is not None and self.round_trip_px > wishes.most_round_trip_px:
             return False
         said = [agreement for agreement in (self.tracks, self.flow) if agreement is not None]
-        return all(each.matches >= least_matches and each.inliers >= least_inliers for each in said)
+        return all(each.matches >= wishes.least_matches and each.inliers >= wishes.least_inliers for each in said)
 
 
 def pair_qualities(labels: Labels, pairs: Sequence[tuple[int, int]]) -> list[PairQuality]:

@@ -33,6 +33,11 @@ class Wishes:
     """Points that both views of a pair must see."""
     least_inliers: float = 0.5
     """Share of a pair's matches that one motion of the camera must explain."""
+    least_covisible: float = 0.1
+    """Share of a pair's pixels whose flow is trusted (Flow3r's raw video)."""
+    most_round_trip_px: float = 3.0
+    """Median distance from where they started of trusted pixels that went there and back, in pictures of about 500
+    pixels: networks weigh what they see, and not that it comes back."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,7 +49,7 @@ class Wishes:
         for name, bound in most.items():
             if getattr(self, name) > bound:
                 raise UsageError(f"{name} must be at most {bound}, not {getattr(self, name)}")
-        for name in ("fps", "longest_s", "step"):
+        for name in ("fps", "longest_s", "step", "most_round_trip_px"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
         if not 0 < self.least_overlap < self.most_overlap < 1:
@@ -52,5 +57,6 @@ class Wishes:
                 f"overlap must lie between 0 and 1 and the least below the most, not {self.least_overlap:g} and "
                 f"{self.most_overlap:g}"
             )
-        if not 0 < self.least_inliers <= 1:
-            raise UsageError(f"least_inliers must be a share above 0 and up to 1, not {self.least_inliers}")
+        for name in ("least_inliers", "least_covisible"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be a share above 0 and up to 1, not {getattr(self, name)}")
