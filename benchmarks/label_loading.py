@@ -3,15 +3,17 @@
 One process, one thread. A video is labelled by DIS flow, KLT tracks and, in place of a network, depth with nothing in
 it but a slope; then clips of the same views and size are fetched from the shards, and from the video itself, which has
 no labels (`data.footage.Footage`). After the first look the system keeps the files in memory. On a busy machine, read
-the figures per CPU second.
+the figures per CPU second. Last, what training asks for: the recipe `videos` on the same shards, without its waiting.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -24,10 +26,14 @@ from unproject.data.labels import LabelShards
 from unproject.io.shard_index import INDEX, write_index
 from unproject.io.shards import LabelledClip, Row, write_shard
 from unproject.io.video import decode, index_video
+from unproject.models.loading import device_of
 from unproject.recipes.flow3r import ring
+from unproject.recipes.videos import videos
 from unproject.teachers.base import Shot
 from unproject.teachers.flow import DisTeacher
 from unproject.teachers.tracks import KltTeacher
+from unproject.training.log import lines
+from unproject.training.loop import train
 from unproject.types import Known, Labels
 
 SPAN_S = 1.5
@@ -81,11 +87,23 @@ def rows_of(shards: Dataset, footage: Dataset, framing: Framing, seconds: float)
         "shards": lambda place: shards([place % count], framing),
         "video, no labels": lambda place: footage([place], framing),
     }
-    lines = [head("source", "clips/s", "views/s", "clips per CPU second")]
+    table = [head("source", "clips/s", "views/s", "clips per CPU second")]
     for name, fetch in kinds.items():
         wall, cpu = rate(fetch, seconds)
-        lines.append(line(name, number(wall, 1), number(wall * framing.views, 1), number(cpu, 1)))
-    return lines
+        table.append(line(name, number(wall, 1), number(wall * framing.views, 1), number(cpu, 1)))
+    return table
+
+
+def asked_for(folder: str, size: str, side: int, device: str) -> str:
+    """Clips per second that steps of training take, once warm."""
+    recipe = videos(folder, size)
+    schedule = replace(recipe.schedule, steps=4, batch=2, passes=1, warmup_steps=1)
+    recipe = replace(recipe, schedule=schedule, clip=replace(recipe.clip, sizes=((side, side),), fewest_views=None))
+    with tempfile.TemporaryDirectory() as run:
+        train(recipe, Path(run) / "run", device=device, workers=0, log_every=1)
+        times = [step["time"] for step in lines(Path(run) / "run") if "time" in step][1:]
+    pace = median(each["clips_per_s"] / (1 - each["waiting_share"]) for each in times)
+    return f"training `videos`, size {size}, on {device_of(device)}: {pace:.2f} clips/s"
 
 
 def sizes(rows: tuple[Row, ...], clips: list[LabelledClip], seconds: float) -> str:
@@ -106,6 +124,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="side of the square views, pixels")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--train", nargs="*", default=["tiny", "small"], help="sizes of networks")
+    parser.add_argument("--device", default="auto", help="of training")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -121,6 +141,8 @@ def main() -> None:
         print(sizes(rows, clips, time.process_time() - begin), end="\n\n")
         footage = Footage(files=(str(video),), span_s=(SPAN_S, SPAN_S))
         print("\n".join(rows_of(LabelShards(folder=folder), footage, framing, options.seconds)))
+        for size in options.train:
+            print(asked_for(folder, size, options.size, options.device), flush=True)
 
 
 if __name__ == "__main__":

@@ -116,21 +116,21 @@ def bare_s(video: Video, wishes: Wishes) -> tuple[int, float, float, float]:
     return frames, decoding, spent[False], spent[True]
 
 
-def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, float, float]:
-    """Clips, seconds from when all workers were ready to the end, and the processor's seconds of all workers."""
+def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, int, float, float]:
+    """Clips, bytes of their shards, seconds since all workers were ready, and the processor's seconds of all workers."""
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = label(videos, folder, TEACHERS, wishes, workers=workers)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         ready = max(line["ready"]["seconds"] for line in log_lines(Path(folder)) if "ready" in line)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return outcome.clips, outcome.seconds - ready, spent
+    return outcome.clips, outcome.bytes, outcome.seconds - ready, spent
 
 
 def start_s(wishes: Wishes) -> float:
     """The processor's seconds of a worker that has nothing to do."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as empty:
-        return labelled([empty.name], wishes, 1)[2]
+        return labelled([empty.name], wishes, 1)[3]
 
 
 def main() -> None:
@@ -150,17 +150,19 @@ def main() -> None:
     bare, start = decoding + opencv + packing, start_s(wishes)
     shares = f"PyAV {decoding:.1f} s, OpenCV {opencv:.1f} s, zlib {packing:.1f} s"
     print(f"{len(videos)} videos, {frames} frames; bare: {shares}", flush=True)
-    print(head("workers", "clips/s", "frames/s", "faster", "processor [s]", "share of bare"))
-    print(line("bare", "-", f"{frames / bare:.1f}", "-", f"{bare:.1f}", "1.00"), flush=True)
+    print(head("workers", "clips/s", "frames/s", "faster", "processor [s]", "share of bare", "MB a clip"))
+    print(line("bare", "-", f"{frames / bare:.1f}", "-", f"{bare:.1f}", "1.00", "-"), flush=True)
     first = None
     for workers in options.workers:
         runs = [labelled([video.path for video in videos], wishes, workers) for _ in range(options.rounds)]
-        clips, seconds, spent = (
-            best(some) for best, some in zip((max, min, min), zip(*runs, strict=True), strict=True)
+        clips, size, seconds, spent = (
+            best(some) for best, some in zip((max, max, min, min), zip(*runs, strict=True), strict=True)
         )
         first, spent = first or seconds, spent - workers * start
         rates = f"{clips / seconds:.2f}", f"{frames / seconds:.1f}", f"{first / seconds:.2f} x"
-        print(line(str(workers), *rates, f"{spent:.1f}", f"{bare / spent:.2f}"), flush=True)
+        print(
+            line(str(workers), *rates, f"{spent:.1f}", f"{bare / spent:.2f}", f"{size / clips / 1e6:.2f}"), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python -m benchmarks.weak_clips -o out/weak-clips --seeds 3
 
 The room is the 7-Scenes kitchen: a hand-held camera, poses by KinectFusion, depth by a Kinect. Clips are of four views;
-the first 600 frames are learned from, the last 360 are measured. Tracks are KLT's. Depth is the Kinect's, each view in
-a scale of its own, in place of a network's whose weights may not be had here; or, like the lens, it is what `refine`
-found in the same frames: those rows saw nothing but video. What is done is kept in the folder, and not done again.
+the first 600 frames are learned from, the last 360 are measured. Tracks are KLT's. Depth is the Kinect's, in place of a
+network's whose weights may not be had here; or, like the lens, it is what `refine` found in the same frames: those rows
+saw nothing but video. Last, nothing of the room is learned from: `unproject label --teacher refine` of twelve videos by
+others. What is done is kept in the folder, and not done again.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.clips import kitchen_whole
+from benchmarks.clips import data_root, kitchen_whole
 from unproject.data.base import Framing
 from unproject.data.clips import mixed_seed
 from unproject.data.crop import Crop
@@ -31,7 +32,9 @@ from unproject.io.images import read_image
 from unproject.io.shard_index import INDEX, write_index
 from unproject.io.shards import LabelledClip, write_shard
 from unproject.io.source import in_memory
-from unproject.recipes.refine import labels_of
+from unproject.labelling.run import label
+from unproject.labelling.wishes import Wishes
+from unproject.recipes.refine import RefineTeacher, labels_of
 from unproject.recipes.weak_designs import ANGLE, SUPERVISED, VIEWS, WEAK, weak_designs
 from unproject.teachers.base import Shot
 from unproject.teachers.tracks import KltTeacher, of_views
@@ -55,7 +58,7 @@ class Footage:
     numbers: list[int]
     images: list[np.ndarray]
     labels: Labels
-    """Of a batch of one: depth of every frame (``mono_depth``), cameras and tracks."""
+    """Of a batch of one: points of every frame, cameras and tracks."""
 
     def windows(self, count: int) -> list[list[int]]:
         """Places of the views of about so many clips."""
@@ -76,21 +79,19 @@ class Footage:
         write_index(folder / INDEX, write_shard(folder / "shards" / "000000.tar", keyed))
 
     def shrunk(self) -> "Footage":
-        """The same in small, with points."""
+        """The same in small."""
         crop = Crop.middle(self.images[0], KEPT)
-        depth, lens, tracks = self.labels.mono_depth, self.labels.intrinsics, self.labels.tracks
-        assert depth is not None and lens is not None and tracks is not None
+        points, lens, tracks = self.labels.points, self.labels.intrinsics, self.labels.tracks
+        assert points is not None and lens is not None and tracks is not None
         maps = [
-            crop.known(value[..., None].numpy(), weight.numpy(), same_surface)
-            for value, weight in zip(depth.value[0], depth.weight[0], strict=True)
+            crop.known(value.numpy(), weight.numpy(), same_surface)
+            for value, weight in zip(points.value[0], points.weight[0], strict=True)
         ]
         values, weights = (torch.from_numpy(np.stack(each)).float() for each in zip(*maps, strict=True))
         intrinsics = (torch.from_numpy(crop.from_image) @ lens.value[0].double()).float()
-        points = torch.stack([unproject(*each) for each in zip(values[..., 0], intrinsics, strict=True)])
         labels = replace(
             self.labels,
-            mono_depth=Known(values[None, ..., 0], weights[None]),
-            points=Known(points[None], weights[None]),
+            points=Known(values[None], weights[None]),
             intrinsics=Known(intrinsics[None], lens.weight),
             tracks=crop.tracks(tracks),
         )
@@ -109,7 +110,6 @@ class Footage:
             points=of_these(whole.points),
             world_from_cam=of_these(whole.world_from_cam),
             intrinsics=of_these(whole.intrinsics),
-            mono_depth=of_these(whole.mono_depth),
             tracks=of_views(whole.tracks, views),
         )
         return LabelledClip(
@@ -130,12 +130,14 @@ def by_sensor(frames: tuple[int, int]) -> Footage:
     numbers = [int(path.name[6:12]) for path in clip.files]
     places = [place for place, number in enumerate(numbers) if frames[0] <= number < frames[1]]
     images = [read_image(clip.files[place]) for place in places]
-    depth = torch.stack([clip.depth(place).float() for place in places])[None]
+    depth = torch.stack([clip.depth(place).float() for place in places])
     every = torch.ones(1, len(places))
+    lenses = clip.intrinsics[places].float()
+    points = torch.stack([unproject(*each) for each in zip(depth, lenses, strict=True)])
     labels = Labels(
-        mono_depth=Known(depth, (depth > 0).float()),
+        points=Known(points[None], (depth > 0).float()[None]),
         world_from_cam=Known(clip.world_from_cam[places].float()[None], every),
-        intrinsics=Known(clip.intrinsics[places].float()[None], every),
+        intrinsics=Known(lenses[None], every),
         tracks=KltTeacher().label(Shot.of(images)).tracks,
     )
     return Footage(numbers=[numbers[place] for place in places], images=images, labels=labels)
@@ -144,15 +146,12 @@ def by_sensor(frames: tuple[int, int]) -> Footage:
 def by_refine(footage: Footage) -> Footage:
     """The same frames, with what they alone tell."""
     every = range(len(footage.images))
-    labels = labels_of(from_frames(in_memory(footage.images, "video"), views=every), every)
-    assert labels.points is not None
-    depth = Known(labels.points.value[..., 2], labels.points.weight)
-    return replace(footage, labels=replace(labels, mono_depth=depth))
+    return replace(footage, labels=labels_of(from_frames(in_memory(footage.images, "video"), views=every), every))
 
 
 def experiment(folder: Path, steps: int) -> Experiment:
     """The table, from labels that lie in the folder."""
-    weakly, fully = ("mono_depth", "tracks", "intrinsics"), ("points", "world_from_cam", "intrinsics")
+    weakly, fully = ("points", "tracks", "intrinsics"), ("points", "world_from_cam", "intrinsics")
 
     def labels(name: str, needs: tuple[str, ...]) -> LabelShards:
         return LabelShards(folder=str(folder / name), needs=needs)
@@ -162,6 +161,7 @@ def experiment(folder: Path, steps: int) -> Experiment:
     row = partial(weak_designs, measured=measured, steps=steps)
     sensed = partial(row, footage=labels("sensor", weakly))
     seen = partial(row, footage=labels("refine", weakly))
+    others = partial(row, footage=labels("others", weakly))
     angle = (replace(WEAK, view_angle=ANGLE.view_angle, registers_rays=False),)
     rows = {
         "after one step": partial(sensed, steps=1),
@@ -178,6 +178,8 @@ def experiment(folder: Path, steps: int) -> Experiment:
         "refine's points and poses": partial(row, (SUPERVISED,), footage=labels("refine", fully)),
         "synthetic alone": partial(row, (), warm=True),
         "synthetic, then weak, video alone": partial(seen, warm=True),
+        "weak, videos of other places": others,
+        "synthetic, then weak, videos of other places": partial(others, warm=True),
     }
     return Experiment(name="weak-clips", title="Weak training on a real room", rows=rows, columns=COLUMNS)
 
@@ -191,6 +193,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
     labels = options.output / "labels"
+    label([data_root() / "clips"], labels / "others", [RefineTeacher()], Wishes(views=VIEWS), resume=True)
     if not (labels / "refine" / INDEX).exists():
         seen = by_sensor(LEARNED)
         by_sensor(MEASURED).write(labels / "measured", TRIED)

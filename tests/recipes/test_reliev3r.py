@@ -23,6 +23,7 @@ from unproject.recipes.flow3r import unlabelled
 from unproject.recipes.reliev3r import finetuned, labelled_source, supervised, warm_up, weak, weak_source
 from unproject.recipes.weak_designs import HELD_OUT, SUPERVISED, SYNTHETIC, VIDEOS, WEAK, weak_designs
 from unproject.training.door import check_numbers
+from unproject.training.log import last_measured
 from unproject.training.loop import train
 from unproject.training.recipe import Recipe
 
@@ -84,6 +85,25 @@ def test_weak_training_lowers_every_loss(tmp_path, rays):
     for name in ("video/WeakLoss.depth", "video/WeakLoss.registration"):
         first, last = (sum(line[name] for line in some) / 5 for some in (lines[:5], lines[-5:]))
         assert last < first - 0.1 * abs(first), name
+
+
+@pytest.mark.slow
+def test_weak_training_is_ahead_of_none_and_of_depth_alone_on_clips_it_has_not_seen(tmp_path):
+    """Five minutes. `docs/ablations.md` has more steps, and three seeds."""
+
+    def measured(name: str, loss: WeakLoss, steps: int) -> dict[str, float | None]:
+        (recipe,) = weak_designs((loss,), steps=steps)
+        train(recipe, tmp_path / name, workers=0)
+        return last_measured(tmp_path / name)
+
+    weakly = measured("weak", WEAK, 300)
+    untrained, depth_alone = measured("none", WEAK, 1), measured("depth", replace(WEAK, registration=0.0), 300)
+    print(weakly, untrained, depth_alone, flush=True)
+    for other in (untrained, depth_alone):
+        assert weakly["ate"] < 0.8 * other["ate"] and weakly["auc30"] > other["auc30"] + 0.05
+        assert weakly["point_relative"] < 0.9 * other["point_relative"]
+    print(weakly, untrained, depth_alone)
+    assert weakly["depth_relative"] < 0.5 * untrained["depth_relative"]
 
 
 def test_footage_that_was_labelled_tells_its_rays_if_they_are_needed(tmp_path):
