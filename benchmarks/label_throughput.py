@@ -117,7 +117,7 @@ def bare_s(video: Video, wishes: Wishes) -> tuple[int, float, float, float]:
 
 
 def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, int, float, float]:
-    """Clips, bytes of their shards, seconds since all workers were ready, and the processor's seconds of all workers."""
+    """Clips, bytes of their shards, seconds with all workers ready, and the processor's seconds of all workers."""
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = label(videos, folder, TEACHERS, wishes, workers=workers)
