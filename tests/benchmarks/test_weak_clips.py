@@ -23,10 +23,12 @@ def footage() -> Footage:
     clip = handheld_clip(3, frames=len(NUMBERS), fps=10, moving=False)
     every = torch.ones(1, len(NUMBERS))
     images = list(clip.images)
+    lenses = clip.intrinsics.float()
+    points = torch.stack([unproject(*each) for each in zip(clip.depth, lenses, strict=True)])
     labels = Labels(
-        mono_depth=Known(clip.depth[None], clip.valid[None].float()),
+        points=Known(points[None], clip.valid[None].float()),
         world_from_cam=Known(clip.world_from_cam[None].float(), every),
-        intrinsics=Known(clip.intrinsics[None].float(), every),
+        intrinsics=Known(lenses[None], every),
         tracks=KltTeacher().label(Shot.of(images)).tracks,
     )
     return Footage(numbers=NUMBERS, images=images, labels=labels)
@@ -41,7 +43,7 @@ def test_windows_span_what_they_should_and_none_is_like_the_next(footage):
 
 def test_tracks_of_shards_lie_where_the_points_of_another_view_are_seen(footage, tmp_path):
     footage.write(tmp_path, clips=6)
-    shards = LabelShards(folder=str(tmp_path), needs=("points", "mono_depth", "tracks", "intrinsics"))
+    shards = LabelShards(folder=str(tmp_path), needs=("points", "tracks", "intrinsics"))
     sample = shards(range(shards.count), Framing(views=4, pairs=(), height=KEPT.height // 2, width=KEPT.width // 2))
     labels = sample.labels
     points, poses = require(labels, "points"), require(labels, "world_from_cam").value
@@ -69,7 +71,7 @@ def test_a_track_is_at_the_same_point_of_space_in_small(footage):
     weight, _ = sample_at(points.weight[:, 0, ..., None], uv[None])
     known = weight[0, :, 0] > 0.999
     found = surface_points(torch.where(points.weight[:, :1, ..., None] > 0, points.value[:, :1], 1), uv[None, None])
-    whole = unproject(require(large, "mono_depth").value[0, :1], require(large, "intrinsics").value[0, :1])
+    whole = require(large, "points").value[0, :1]
     true = surface_points(torch.where(whole[..., 2:] > 0, whole, 1)[None], whole_uv[None, None])
     off = (found - true)[0, 0].norm(dim=-1) / true[0, 0].norm(dim=-1)
     assert known.sum() > 100
