@@ -88,6 +88,14 @@ def test_raft_is_asked_both_ways_once_in_its_range_and_size(monkeypatch):
     assert RaftTeacher().licence.startswith("BSD")
 
 
+@pytest.mark.parametrize("kind", [UfmTeacher, RaftTeacher])
+def test_a_shot_without_pairs_has_flow_of_none(monkeypatch, kind):
+    network = Ufm() if kind is UfmTeacher else Raft()
+    monkeypatch.setattr(kind, "network", lambda self: network)
+    label = kind(device="cpu").label(Shot(images=WORLD.images, views=(0, 1), pairs=())).flow
+    assert label.value.shape == (1, 0, HEIGHT, WIDTH, 2) and label.weight.shape == (1, 0, HEIGHT, WIDTH)
+
+
 def test_raft_takes_weights_from_a_file(monkeypatch, tmp_path):
     network, others = Raft(), Raft()
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Dense flow by networks of others: for pairs too far apart for `flow.DisTeacher`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, final
@@ -7,7 +8,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -40,8 +41,9 @@ class UfmTeacher(LearnedTeacher):
     def label(self, shot: Shot) -> Labels:
         """`Labels.flow`; what is not finite weighs nothing."""
         network, images = self.network(), _views(shot, self.place)
-        flows, seen = [], []
-        for pairs in torch.tensor(shot.pairs).split(AT_ONCE):
+        size = images.shape[1:3]
+        flows, seen = [torch.zeros(0, *size, 2)], [torch.zeros(0, *size)]
+        for pairs in _some(shot.pairs):
             source, target = (images[pairs[:, side]] for side in (0, 1))
             with torch.no_grad():
                 said = network.predict_correspondences_batched(source_image=source, target_image=target)
@@ -80,9 +82,16 @@ class RaftTeacher(LearnedTeacher):
         images = rearrange(_views(shot, self.place), "n h w c -> n c h w").float() / 127.5 - 1
         wanted = list(dict.fromkeys([*shot.pairs, *(pair[::-1] for pair in shot.pairs)]))
         flows = dict(zip(wanted, _flows(network, images, wanted), strict=True))
-        seen = [covisibility(flows[pair], flows[pair[::-1]]) for pair in shot.pairs]
-        forward = torch.from_numpy(np.stack([flows[pair] for pair in shot.pairs]))
-        return Labels(flow=_known_flow(forward, torch.from_numpy(np.stack(seen))))
+        forward = np.zeros((len(shot.pairs), *shot.images[0].shape[:2], 2), np.float32)
+        seen = np.zeros(forward.shape[:-1], np.float32)
+        for number, pair in enumerate(shot.pairs):
+            forward[number], seen[number] = flows[pair], covisibility(flows[pair], flows[pair[::-1]])
+        return Labels(flow=_known_flow(torch.from_numpy(forward), torch.from_numpy(seen)))
+
+
+def _some(pairs: Sequence[tuple[int, int]]) -> tuple[Int[Tensor, "P 2"], ...]:
+    """`AT_ONCE` pairs at a time; nothing where there are none."""
+    return torch.tensor(pairs).split(AT_ONCE) if pairs else ()
 
 
 def _flows(network: Any, images: Float[Tensor, "N 3 H W"], pairs: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -92,7 +101,7 @@ def _flows(network: Any, images: Float[Tensor, "N 3 H W"], pairs: list[tuple[int
     more = [max(128, -(-side // 8) * 8) - side for side in (width, height)]
     images = pad(images, (0, more[0], 0, more[1]), mode="replicate")
     found: list[np.ndarray] = []
-    for some in torch.tensor(pairs).split(AT_ONCE):
+    for some in _some(pairs):
         with torch.no_grad():
             last = plain(network(images[some[:, 0]], images[some[:, 1]])[-1])
         found += list(rearrange(last[..., :height, :width], "p c h w -> p h w c").numpy())
