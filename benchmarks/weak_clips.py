@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rows", nargs="+", help="these alone")
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
     labels = options.output / "labels"
@@ -200,6 +201,7 @@ def main() -> None:
         seen.write(labels / "sensor", CLIPS)
         by_refine(seen).write(labels / "refine", CLIPS)
     table = experiment(labels, options.steps)
+    table = replace(table, rows={name: table.rows[name] for name in options.rows or table.rows})
     print(run(table, options.output, seeds=options.seeds, jobs=options.jobs, resume=True).table)
 
 
