@@ -233,6 +233,7 @@ def test_rows_differ_and_share_what_they_can(name):
             "flow4r-motion": [0, 0, 0, 0],
             "reliev3r-losses": [0, 0, 0, 0],
             "reliev3r-rays": [0, 0, 0, 2],
+            "reliev3r-guesses": [0, 0, 0, 2],
         }[name]
     )
     assert planned(chosen, 2)["rows"] == list(chosen.rows)

@@ -12,6 +12,7 @@ EXPERIMENTS: dict[str, Callable[..., Experiment]] = {
     "flow4r-motion": flow4r.motion,
     "reliev3r-losses": reliev3r.losses,
     "reliev3r-rays": reliev3r.rays,
+    "reliev3r-guesses": reliev3r.guesses,
 }
 """As the command line calls them; each takes ``steps``, its default those of the published table."""
 

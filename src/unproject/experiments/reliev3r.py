@@ -14,6 +14,8 @@ COLUMNS = {
     "depth_relative": "depth [share]",
     "depth_inliers": "depth within 10 %",
 }
+HELD = (replace(WEAK, view_angle=ANGLE.view_angle, registers_rays=False),)
+"""Rays by a label, out of reach of the tracks."""
 
 
 def losses(*, steps: int = 800) -> Experiment:
@@ -31,7 +33,6 @@ def losses(*, steps: int = 800) -> Experiment:
             "weak, no trust": partial(row, (replace(WEAK, ambiguity=None),)),
             "depth alone": partial(row, (replace(WEAK, registration=0.0),)),
             "tracks alone": partial(row, (replace(WEAK, depth=0.0),)),
-            "weak, a tenth of the tracks wrong": partial(row, footage=replace(FOOTAGE, outliers=0.1)),
         },
         columns=COLUMNS,
     )
@@ -41,8 +42,6 @@ def rays(*, steps: int = 800) -> Experiment:
     """Intrinsics that are known, hinted at or found, and the supplement's two stages."""
     row = partial(weak_designs, steps=steps)
     pulled = (replace(WEAK, view_angle=ANGLE.view_angle),)
-    rough = replace(FOOTAGE, lens_error=ROUGHLY)
-    held = (replace(pulled[0], registers_rays=False),)
     return Experiment(
         name="reliev3r-rays",
         title="Reliev3R, table 3: where rays come from, and a synthetic start",
@@ -50,14 +49,32 @@ def rays(*, steps: int = 800) -> Experiment:
             "weak, rays given": row,
             "weak, rays hinted": partial(row, rays="hinted"),
             "weak, rays found by tracks": partial(row, rays="found"),
-            "weak, rays labelled": partial(row, held, rays="found"),
+            "weak, rays labelled": partial(row, HELD, rays="found"),
             "weak, rays labelled and pulled by tracks": partial(row, pulled, rays="found"),
-            "weak, rays labelled roughly": partial(row, held, rays="found", footage=rough),
-            "weak, rays labelled, twice the steps": partial(row, held, rays="found", steps=2 * steps),
             "synthetic alone": partial(row, (), rays="found", warm=True),
-            "synthetic, then weak": partial(row, held, rays="found", warm=True),
-            "synthetic, then weak, labelled roughly": partial(row, held, rays="found", warm=True, footage=rough),
-            "synthetic, then weak, roughly and cropped": partial(row, held, rays="found", warm=True, footage=CROPPED),
+            "synthetic, then weak": partial(row, HELD, rays="found", warm=True),
+        },
+        columns=COLUMNS,
+    )
+
+
+def guesses(*, steps: int = 800) -> Experiment:
+    """What wrong tracks and a guessed lens cost, whether crops help then, and as many steps as two stages take."""
+    row = partial(weak_designs, steps=steps)
+    rough = replace(FOOTAGE, lens_error=ROUGHLY)
+    second = partial(row, HELD, rays="found", warm=True)
+    return Experiment(
+        name="reliev3r-guesses",
+        title="Reliev3R, supplement: what guesses of teachers cost",
+        rows={
+            "weak": row,
+            "weak, a tenth of the tracks wrong": partial(row, footage=replace(FOOTAGE, outliers=0.1)),
+            "weak, rays labelled": partial(row, HELD, rays="found"),
+            "weak, rays labelled roughly": partial(row, HELD, rays="found", footage=rough),
+            "weak, rays labelled, twice the steps": partial(row, HELD, rays="found", steps=2 * steps),
+            "synthetic, then weak": second,
+            "synthetic, then weak, labelled roughly": partial(second, footage=rough),
+            "synthetic, then weak, roughly and cropped": partial(second, footage=CROPPED),
         },
         columns=COLUMNS,
     )
