@@ -89,20 +89,18 @@ def test_weak_training_lowers_every_loss(tmp_path, rays):
 
 @pytest.mark.slow
 def test_weak_training_is_ahead_of_none_and_of_depth_alone_on_clips_it_has_not_seen(tmp_path):
-    """Five minutes. `docs/ablations.md` has more steps, and three seeds."""
+    """Ten minutes: poses come late, after 300 steps there are none. `docs/ablations.md` has three seeds."""
 
-    def measured(name: str, loss: WeakLoss, steps: int) -> dict[str, float | None]:
-        (recipe,) = weak_designs((loss,), steps=steps)
+    def measured(name: str, loss: WeakLoss, **choices: int) -> dict[str, float | None]:
+        (recipe,) = weak_designs((loss,), **choices)
         train(recipe, tmp_path / name, workers=0)
         return last_measured(tmp_path / name)
 
-    weakly = measured("weak", WEAK, 300)
-    untrained, depth_alone = measured("none", WEAK, 1), measured("depth", replace(WEAK, registration=0.0), 300)
-    print(weakly, untrained, depth_alone, flush=True)
+    weakly, depth_alone = measured("weak", WEAK), measured("depth", replace(WEAK, registration=0.0))
+    untrained = measured("none", WEAK, steps=1)
     for other in (untrained, depth_alone):
         assert weakly["ate"] < 0.8 * other["ate"] and weakly["auc30"] > other["auc30"] + 0.05
         assert weakly["point_relative"] < 0.9 * other["point_relative"]
-    print(weakly, untrained, depth_alone)
     assert weakly["depth_relative"] < 0.5 * untrained["depth_relative"]
 
 
