@@ -1,4 +1,7 @@
-"""Reliev3R's losses: what they do not depend on, where they pull, and from how far away they find the poses."""
+"""Reliev3R's losses: what they are, what they do not depend on, and the gradients of the angle.
+
+Where other losses pull, and from how far away each finds the poses: `test_weak_basin.py`.
+"""
 
 import math
 from dataclasses import replace
@@ -8,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unproject.evaluation.metrics import pair_errors
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import intrinsics_from_focal, unproject
-from unproject.geometry.rigid import from_rt, inverse, so3_exp, transform
+from unproject.geometry.rigid import from_rt, so3_exp, transform
 from unproject.losses.base import Loss
 from unproject.losses.weak import (
     WeakLoss,
@@ -182,8 +184,8 @@ def test_trust_finds_what_distrust_is_worth_over_how_far_depth_is_off():
     """W = min(2, ambiguity / difference), and no use in moving the normalisation."""
     depth = torch.tensor([1.0, 1, 1, 1, 1, 1.6, 2.0, 5.0]).double().view(1, 1, 1, -1)
     said, logit = Known(torch.ones_like(depth), torch.ones_like(depth)), torch.zeros_like(depth, requires_grad=True)
-    descent = torch.optim.Adam([logit], lr=0.05)
-    for _ in range(1500):
+    descent = torch.optim.Adam([logit], lr=0.2)
+    for _ in range(300):
         descent.zero_grad()
         trust = 2 * logit.sigmoid()
         loss = ambiguous_depth(depth, trust, said, 1.0, "scale")
@@ -283,69 +285,6 @@ def test_only_the_scale_of_a_clip_has_a_gauge():
     ].item() == pytest.approx(1)
 
 
-# The specification's tables of what pulls where, and from how far away poses are found.
-
-
-def two_views(angle_rad: Tensor, points: int = 400) -> tuple[Tensor, Tensor, Tensor]:
-    """Points of two cameras a step apart, exact but for the second's rotation about y; its poses; its rays."""
-    generator = torch.Generator().manual_seed(0)
-    place = torch.rand(points, 3, generator=generator).double() * torch.tensor([4.0, 3.0, 4.0]) + torch.tensor(
-        [-2.0, -1.5, 3.0]
-    )
-    true = torch.eye(4).double().repeat(2, 1, 1)
-    true[1, 0, 3] = 0.5
-    local = transform(inverse(true), place.expand(2, -1, -1))
-    wrong = from_rt(so3_exp(torch.stack([0 * angle_rad, angle_rad, 0 * angle_rad])), torch.zeros(3).double())
-    return local[None], torch.stack([true[0], true[1] @ wrong])[None], place
-
-
-def angles(local: Tensor, poses: Tensor) -> Tensor:
-    angle, known = registration_angles(local, poses, torch.ones_like(local[..., 0]))
-    return angle[known > 0]
-
-
-def cosines(local: Tensor, poses: Tensor) -> Tensor:
-    return 1 - angles(local, poses).cos()
-
-
-def seen_from(local: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all ordered pairs of views: the point in the camera by its own, and by the other view."""
-    world = transform(poses, local)
-    count = local.shape[1]
-    i, j = (
-        torch.tensor(side) for side in zip(*((i, j) for i in range(count) for j in range(count) if i != j), strict=True)
-    )
-    return local[:, i], transform(inverse(poses)[:, i], world[:, j])
-
-
-def pixels(local: Tensor, poses: Tensor, *, masked: bool = False) -> Tensor:
-    own, other = seen_from(local, poses)
-    miss = (own[..., :2] / own[..., 2:] - other[..., :2] / other[..., 2:]).abs().sum(-1)
-    return miss[(other[..., 2] > 0) | (torch.tensor(not masked))]
-
-
-def distances(local: Tensor, poses: Tensor) -> Tensor:
-    own, other = seen_from(local, poses)
-    return (own - other).norm(dim=-1)
-
-
-def pull(loss, angle_deg: float) -> float:
-    """Of the mean loss, per radian."""
-    angle = torch.tensor(math.radians(angle_deg)).double().requires_grad_()
-    local, poses, _ = two_views(angle)
-    some = loss(local, poses)
-    return torch.autograd.grad(some.mean(), angle)[0].item() if len(some) else 0.0
-
-
-def test_the_angle_pulls_the_right_way_from_everywhere_and_the_others_do_not():
-    for angle_deg in (10, 60, 85, 120, 150):
-        assert 0.7 < pull(angles, angle_deg) < 1.05, angle_deg
-    assert pull(angles, 175) > 0.2
-    assert pull(cosines, 10) < 0.2 and pull(cosines, 175) < 0.2 < pull(cosines, 85)
-    assert pull(pixels, 10) > 0 and all(pull(pixels, angle_deg) < 0 for angle_deg in (120, 150, 175))
-    assert all(pull(lambda *made: pixels(*made, masked=True), angle_deg) == 0 for angle_deg in (150, 175))
-
-
 def test_gradients_of_the_angle_are_those_of_its_geometry():
     """Section 4.3 of the specification: a unit pull on the ray's own rotation, parallax on depth."""
     torch.manual_seed(3)
@@ -371,55 +310,3 @@ def test_gradients_of_the_angle_are_those_of_its_geometry():
         torch.testing.assert_close(
             by_depth, torch.stack([0 * a[0], g @ (centre[1] - centre[0]) / other.norm()]), rtol=1e-6, atol=1e-8
         )
-
-
-def found_auc(loss, off_deg: float, how="scale", steps: int = 400, scenes: int = 4) -> float:
-    """AUC@30 after descending on free poses and depths, every rotation off by the same angle about an axis of its own.
-
-    Eight cameras on an arc of a circle of radius 1 look at its middle; relative depth is off by 3 %.
-    """
-    generator = torch.Generator().manual_seed(5)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    bearing = torch.linspace(-0.5, 0.5, 8)
-    centre = torch.stack([bearing.sin(), 0.1 * torch.ones(8), -bearing.cos()], -1).expand(scenes, -1, -1)
-    place = 0.4 * normal(scenes, 64, 3)
-    place[:, ::7, 2] += 3  # one in seven is far
-    forward = -centre / centre.norm(dim=-1, keepdim=True)
-    right = torch.nn.functional.normalize(
-        torch.linalg.cross(torch.tensor([0.0, 1, 0]).expand_as(forward), forward), dim=-1
-    )
-    truth = from_rt(torch.stack([right, torch.linalg.cross(forward, right), forward], -1), centre)
-    local = transform(inverse(truth), place[:, None].expand(-1, 8, -1, -1))
-    depth, rays = local[..., 2], local / local[..., 2:]
-    axis = torch.nn.functional.normalize(normal(scenes, 8, 3), dim=-1)
-    rotation = truth[..., :3, :3] @ so3_exp(math.radians(off_deg) * axis)
-    spin = torch.zeros(scenes, 8, 3, requires_grad=True)
-    moved = (0.8 * centre + 0.2 * normal(scenes, 8, 3)).requires_grad_()
-    log_depth = torch.zeros(scenes, 8, 64, requires_grad=True)
-    said = Known(
-        depth[:, :, None] * (1 + 0.03 * normal(scenes, 8, 1, 64)) * (1 + normal(scenes, 8, 1, 1).abs()),
-        torch.ones(scenes, 8, 1, 64),
-    )
-    descent = torch.optim.Adam([spin, moved, log_depth], lr=2e-2)
-    even = torch.ones_like(said.value)
-    for _ in range(steps):
-        descent.zero_grad()
-        poses = from_rt(rotation @ so3_exp(spin), moved)
-        relative = ambiguous_depth(log_depth.exp()[:, :, None], even, said, None, how)
-        (relative + 0.5 * loss(log_depth.exp()[..., None] * rays, poses).mean()).backward()
-        torch.nn.utils.clip_grad_norm_([spin, moved, log_depth], 1.0)
-        descent.step()
-    found = from_rt(rotation @ so3_exp(spin), moved).detach()
-    return 100 * sum(pair_errors(*each).auc(30) for each in zip(found, truth, strict=True)) / scenes
-
-
-def test_poses_are_found_from_far_away_by_the_angle_and_not_by_pixels():
-    assert found_auc(angles, 45) > 95
-    assert found_auc(pixels, 45) < 80
-
-
-def test_a_shift_that_is_left_free_costs_poses():
-    assert found_auc(angles, 15, "scale") > found_auc(angles, 15, "mad") + 3

@@ -23,7 +23,7 @@ Normalisation = Literal["scale", "mad", "mean"]
 is left, so that a shift is free as well. ``mean``: the same over the mean of what is left (MiDaS).
 
 The paper names ``mad``, and calls its loss invariant to scale alone. For teachers that are right up to scale, allowing
-a shift throws knowledge away: on free points and poses, poses came out worse (`tests/losses/test_weak.py`).
+a shift throws knowledge away: on free points and poses, poses came out worse (`tests/losses/test_weak_basin.py`).
 """
 FARTHEST = 100.0
 """Relative depth beyond so many medians is sky: teachers put it anywhere."""
