@@ -1,7 +1,7 @@
 """Why Reliev3R compares directions: where five losses of tracks pull, and from how far away each finds the poses.
 
-The tables of the specification (its sections 4.4 and 4.5) were made with scenes that it does not write down. Those
-here are the ones tried that come nearest to its figures.
+Expected figures are those of a study of the paper's losses (its tables 4.4 and 4.5), which does not write down its
+scenes. Those here are the ones tried that come nearest.
 """
 
 import math
