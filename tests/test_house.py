@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "src").rglob("*.py"))
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # Copyleft, or bound to another build of torch than the tested one.
 FORBIDDEN = {"torchvision", "plyfile", "evo"}
 LONGEST_FILE = 400
@@ -70,11 +71,22 @@ def test_every_dependency_is_pinned_to_the_tested_set():
     assert not FORBIDDEN & pinned - {"evo"}
 
 
+def test_extras_are_installed_by_a_line_that_every_shell_takes():
+    """zsh takes brackets that are not quoted for a pattern."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = [
+        (path.name, *found.groups())
+        for path in (*FILES, *DOCUMENTS)
+        for found in re.finditer(r"(.{0,13})unproject\[(\w+)\](.?)", path.read_text())
+    ]
+    assert {extra for _, _, extra, _ in named} <= set(extras) and len(named) > 5
+    assert not [each for each in named if (each[1], each[3]) != ('pip install "', '"')]
+
+
 def test_no_link_of_the_documents_is_broken():
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
         f"{document.relative_to(ROOT)}: {target}"
-        for document in documents
+        for document in DOCUMENTS
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text())
         if not (document.parent / target).exists()
     ]

@@ -148,7 +148,7 @@ def test_not_an_image(tmp_path):
 @pytest.mark.skipif("pillow_heif" in sys.modules, reason="the extra is installed")
 def test_heic_names_the_extra(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
-    with pytest.raises(InputError, match=r"pip install unproject\[heic\]"):
+    with pytest.raises(InputError, match=r'pip install "unproject\[heic\]"'):
         read_header(tmp_path / "a.heic")
 
 

@@ -70,7 +70,7 @@ def test_many_rows_go_in_parts(folder, tmp_path, monkeypatch):
 def test_without_pyarrow_the_remedy_is_told(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"pip install unproject\[labels\]"):
+    with pytest.raises(UsageError, match=r'pip install "unproject\[labels\]"'):
         read_index(folder / INDEX)
 
 

@@ -277,7 +277,7 @@ def test_download_is_asked_of_the_hub_and_imported(caches, tiny, monkeypatch):
 
 def test_download_without_the_extra_or_of_what_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WeightsError, match=r"pip install 'unproject\[hub\]'"):
+    with pytest.raises(WeightsError, match=r'pip install "unproject\[hub\]"'):
         fetch("pi3")
     for name in ("flow4r", "compact", "some/file.bin"):
         with pytest.raises(UsageError, match="name one of pi3, flow3r, dust3r"):

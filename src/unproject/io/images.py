@@ -141,7 +141,7 @@ def _refuse_heic(path: str | Path) -> None:
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        raise InputError(f"{path} is a HEIC image: run `pip install unproject[heic]`, or convert it to JPEG")
+        raise InputError(f'{path} is a HEIC image: run `pip install "unproject[heic]"`, or convert it to JPEG')
 
 
 def _rgb(image: Image.Image, path: str | Path) -> np.ndarray:

@@ -250,7 +250,7 @@ def _arrow(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UsageError("an index of labels needs pyarrow: run `pip install unproject[labels]`") from error
+        raise UsageError('an index of labels needs pyarrow: run `pip install "unproject[labels]"`') from error
 
 
 def verify(folder: Path) -> list[str]:

@@ -61,7 +61,7 @@ def fetch(name: str | Path) -> Path:
     try:
         hub = import_module("huggingface_hub")
     except ImportError as error:
-        raise WeightsError(f"--download needs `pip install 'unproject[hub]'`; or import {source} by hand") from error
+        raise WeightsError(f'--download needs `pip install "unproject[hub]"`; or import {source} by hand') from error
     try:
         return Path(hub.hf_hub_download(source.repository, source.file))
     except (OSError, ValueError) as error:  # all of the hub's own errors are one of these
