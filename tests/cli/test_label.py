@@ -85,6 +85,18 @@ def test_what_cannot_be_done_is_one_line(library, tmp_path, capsys, arguments, c
     assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+def test_without_pyarrow_nothing_is_begun_so_that_the_same_command_runs_once_it_is_there(
+    library, tmp_path, capsys, monkeypatch
+):
+    arguments = ["label", str(library / "0.mp4"), "-o", str(tmp_path / "out"), *FLAGS, "--workers", "0"]
+    with monkeypatch.context() as plain:
+        for module in ("pyarrow", "pyarrow.parquet"):
+            plain.setitem(sys.modules, module, None)
+        assert cli.main(arguments) == 2
+    assert 'pip install "unproject[labels]"' in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert cli.main(arguments) == 0
+
+
 def test_a_plan_is_made_from_the_log(labels, capsys):
     before = digests(labels)
     plan = ["label", "--plan", "-o", str(labels), "--nodes", "100", "--cores", "32", "--price", "0.02"]

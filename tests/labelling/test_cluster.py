@@ -30,6 +30,7 @@ def test_without_ray_the_remedy_is_named(write_video, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r'pip install "unproject\[cluster\]"'):
         label([videos], tmp_path / "out", [Slow()], WISHES, ray="auto")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

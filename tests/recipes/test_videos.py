@@ -32,7 +32,9 @@ def test_three_commands_make_a_network_of_ones_own(tmp_path, monkeypatch, write_
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "clip.mp4", list(frames))
     monkeypatch.chdir(tmp_path)
-    commands = re.search(r"```\n(unproject label .*?)```", PAGE.read_text(), re.DOTALL).group(1).strip().splitlines()
+    listed = re.search(r"```\n(pip install .*?)```", PAGE.read_text(), re.DOTALL).group(1).strip()
+    install, *commands = listed.splitlines()
+    assert install == 'pip install "unproject[labels]"'
     assert [command.split()[1] for command in commands] == list(QUICKER)
     for command in commands:
         assert cli.main([*shlex.split(command)[1:], *shlex.split(QUICKER[command.split()[1]])]) in (0, 6), command

@@ -245,6 +245,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged or no index of labels ({said}); fetch or make it again") from error
 
 
+def require_arrow() -> None:
+    """UsageError where pyarrow is not installed: who is to write an index is told so before anything is written."""
+    _arrow("pyarrow.parquet")
+
+
 def _arrow(module: str) -> Any:
     """A module of pyarrow; loading it takes a while, so only where it is used."""
     try:

@@ -32,7 +32,7 @@ def on_ray(library: Library, units: Sequence[Unit], asked: Asked, address: str) 
         UsageError: Ray is not installed, or no cluster is there.
         UnprojectError: what a task raised that must end the run.
     """
-    ray = _ray()
+    ray = installed_ray()
     begun = not ray.is_initialized()
     if begun:
         _connect(ray, address)
@@ -43,7 +43,8 @@ def on_ray(library: Library, units: Sequence[Unit], asked: Asked, address: str) 
             ray.shutdown()
 
 
-def _ray() -> Any:
+def installed_ray() -> Any:
+    """The package; UsageError where it is not here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers over the net
     try:
         import ray

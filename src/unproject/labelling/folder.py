@@ -111,14 +111,12 @@ class Library:
         """Make the folder ready: a new one, or one that was begun with the very same videos and settings.
 
         Raises:
-            UsageError: it was begun with others, and the text says which; or a file of somebody else is in the way.
+            UsageError: it was begun with others, and the text says which.
         """
         path = self.path / SETTINGS
-        if not path.exists():
-            self._require_free()
-        elif overwrite:
+        if path.exists() and overwrite:
             self._remove(_OWN)
-        else:
+        elif path.exists():
             self._require_same(disk.read_json(path), settings)
         disk.write_json(path, settings)  # first: without it nothing here is taken for ours
         disk.write_text(self.path / VIDEOS, _lines(videos))
@@ -161,8 +159,8 @@ class Library:
     def _require_free(self) -> None:
         """Whoever resumes or overwrites a folder means one of labels: files of others are not written over."""
         places = [self.path / name for name in (VIDEOS, INDEX, REJECTED, LOG)]
-        taken = [place.name for place in places if place.exists() and place.stat().st_size]  # the log was just opened
-        if taken:
+        taken = [place.name for place in places if place.exists() and place.stat().st_size]
+        if taken and not (self.path / SETTINGS).exists():
             raise UsageError(
                 f"{self.path} has {' and '.join(taken)} and no {SETTINGS}, so it is no folder of labels: choose another"
             )
@@ -187,10 +185,12 @@ class Library:
         """The log, open and locked: nobody else labels into this folder meanwhile. A process that dies lets go of it.
 
         Raises:
-            UsageError: another process holds it.
+            UsageError: another process holds it, or a file of somebody else is in the way.
         """
-        with disk.alone(self.path), open(self.path / LOG, "ab", buffering=0) as file:
-            yield Log(file.fileno(), self.path / LOG)
+        with disk.alone(self.path):
+            self._require_free()
+            with open(self.path / LOG, "ab", buffering=0) as file:
+                yield Log(file.fileno(), self.path / LOG)
 
 
 class Log:

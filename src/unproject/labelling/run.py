@@ -14,7 +14,8 @@ from typing import Any
 
 from unproject.errors import UnprojectError, UsageError
 from unproject.io import disk
-from unproject.labelling.cluster import on_ray
+from unproject.io.shard_index import require_arrow
+from unproject.labelling.cluster import installed_ray, on_ray
 from unproject.labelling.folder import Asked, Library, Log, Unit, settings_of, units_of
 from unproject.labelling.local import Died, Events, Ready, VideoDone, cores, in_processes, in_this_process
 from unproject.labelling.patience import PATIENCE_S
@@ -79,11 +80,14 @@ def label(
 
     Raises:
         UsageError: of arguments that mean nothing, a folder that is not empty, was begun with other settings, or into
-            which somebody labels now; or of a teacher that cannot work.
+            which somebody labels now; of a package that is not installed; or of a teacher that cannot work.
         UnprojectError: the disk is full, or workers cannot work.
         KeyboardInterrupt: also at SIGTERM; workers are stopped, and ``resume`` goes on.
     """
     _check(workers, ray, teachers)
+    require_arrow()
+    if ray is not None:
+        installed_ray()
     listed, notes = find_videos(videos)
     each = videos_per_unit(len(listed))
     asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=each, patience_s=patience_s)
