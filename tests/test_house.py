@@ -83,6 +83,13 @@ def test_extras_are_installed_by_a_line_that_every_shell_takes():
     assert not [each for each in named if (each[1], each[3]) != ('pip install "', '"')]
 
 
+def test_every_page_is_reached_from_the_first_and_stands_in_the_table_of_the_site():
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    linked = set(re.findall(r"\]\(([^):#]+\.md)", (ROOT / "docs" / "index.md").read_text()))
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert linked | {"index.md"} == pages == set(listed) and len(listed) == len(pages)
+
+
 def test_no_link_of_the_documents_is_broken():
     broken = [
         f"{document.relative_to(ROOT)}: {target}"

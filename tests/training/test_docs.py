@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from unproject.recipes import FROM_LABELS, RECIPES
 from unproject.training import loop
 from unproject.training.door import check_numbers
 
@@ -37,3 +38,8 @@ def test_the_runs_of_reliev3r_are_recipes():
     for recipe in (names["alone"], names["first"], names["second"], names["recipe"]):
         check_numbers(recipe)
     assert names["recipe"].sources[0].dataset.dataset is names["photos"]
+
+
+def test_all_recipes_of_the_command_line_are_named():
+    said = PAGE.read_text().partition("## From the command line")[2].partition("`--dry-run`")[0]
+    assert {name for name in (*RECIPES, *FROM_LABELS) if f"`{name}`" not in said} == set()
