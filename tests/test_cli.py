@@ -428,6 +428,21 @@ def test_help_of_each_verb_loads_nothing_heavy():
         assert "usage: unproject" in run.stdout
 
 
+def test_help_names_what_is_called_by_name():
+    """The text is written out, since whoever has the names takes seconds to import."""
+    from unproject.experiments import EXPERIMENTS
+    from unproject.recipes import FROM_LABELS, RECIPES
+    from unproject.recipes.teachers import LEARNED, OURS
+
+    for verb, argument, names in (
+        (cli.label, "teacher", [*OURS, *LEARNED]),
+        (cli.train, "recipe", [*RECIPES, *FROM_LABELS]),
+        (cli.evaluate, "experiment", [*EXPERIMENTS]),
+    ):
+        said = re.search(rf" {argument}: [^:]*: ([^.]*)\.", " ".join(verb.__doc__.split()))
+        assert said and said.group(1).split(", ") == names
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip()

@@ -49,7 +49,9 @@ def label(
     Args:
         videos: A folder (searched with all that is below), a glob, videos, or lists of paths (.txt, .jsonl, .csv).
         output: Folder for the labels; needed unless --dry-run or --plan.
-        teacher: Who labels, separated by commas; a wrong name lists them all.
+        teacher: Who labels, separated by commas: flow, tracks, matches, refine, flow:ufm, flow:raft, tracks:cotracker,
+            depth:depth-pro, depth:moge2, depth:da3, matches:roma, matches:lightglue. Those with a colon ask networks of
+            others, which are not in this package; NAME=PATH gives the weights of one.
         device: Where networks of teachers run: auto, cpu, cuda or cuda:N.
         long_side: Pixels of the longer side of a clip's pictures; larger ones are shrunk.
         views: Views of a clip.
