@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,9 +103,14 @@ def test_a_plan_is_made_from_the_log(labels, capsys):
     plan = ["label", "--plan", "-o", str(labels), "--nodes", "100", "--cores", "32", "--price", "0.02"]
     assert cli.main(plan) == 0
     said = capsys.readouterr().out
-    assert "videos measured  2" in said and "| 100,000,000 | 2,000,000 | 1.000 |" in said
+    assert "videos measured  1" in said and "| 100,000,000 | 2,000,000 | 1.000 |" in said
+    shown = dict(re.findall(r"^(.* (?:s|per video))  +(\S+)$", said, re.MULTILINE))
     assert cli.main([*plan, "--lost", "0.2", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
+    assert {"video s", "unit s", "start s", "clips per video"} < set(shown)
+    for name, value in shown.items():
+        assert len(value.replace(".", "").strip("0")) <= 4, "digits that nobody measured"
+        assert float(value) == pytest.approx(facts[name.replace(" ", "_")], rel=1e-3)
     assert [one["tries"] for one in facts["forecasts"]] == [1.25] * 3
     assert facts["forecasts"][0]["cost"] == pytest.approx(0.02 * facts["forecasts"][0]["core_hours"])
     assert digests(labels) == before
@@ -113,7 +119,19 @@ def test_a_plan_is_made_from_the_log(labels, capsys):
 def test_a_plan_is_made_from_some_videos(library, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert cli.main(["label", str(library), "--plan", *FLAGS]) == 0
-    assert "videos measured  2" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "videos measured  1" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_no_plan_is_made_of_videos_that_give_no_clip(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_text("words")
+    for arguments in ([str(tmp_path), "--plan"], [str(tmp_path), "-o", str(tmp_path / "out")]):
+        code = cli.main(["label", *arguments, *FLAGS, "--workers", "0"])
+        assert code == (3 if "--plan" in arguments else 6)
+    assert cli.main(["label", "--plan", "-o", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr()
+    told = "none of the 2 videos that were measured gave a clip (2 cannot be read as video): give others"
+    assert said.err.count(told) == 2 and "|" not in said.out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -106,11 +106,13 @@ def _show_forecasts(
 
     each = {"nodes": nodes, "cores": local.cores() if cores is None else cores, "lost_share": lost, "price": price}
     made = [plan.forecast(rates, videos, **each) for videos in plan.SCALES]
-    said = {**each, "videos_measured": len(rates.video_s), "video_s": fmean(rates.video_s)}
-    said |= {name: value for name, value in asdict(rates).items() if name != "video_s"}
-    show.facts({**said, "forecasts": [asdict(one) for one in made]} if json else said, json)
-    if not json:
-        print(f"\n{plan.table(made)}", end="")
+    given = {**each, "videos_measured": len(rates.video_s)}
+    found = {**asdict(rates), "video_s": fmean(rates.video_s)}
+    if json:
+        show.facts({**given, **found, "forecasts": [asdict(one) for one in made]}, json)
+        return
+    show.facts({**given, **{name: float(f"{value:.4g}") for name, value in found.items()}}, json)
+    print(f"\n{plan.table(made)}", end="")
 
 
 def is_labels(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """What a library would take on a cluster: from rates that were measured to days, core-hours, bytes and money."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from unproject.errors import InputError, UsageError
-from unproject.labelling.folder import log_lines
+from unproject.io.shard_index import read_unit
+from unproject.labelling.folder import Library, kind_of, log_lines
 from unproject.labelling.run import label
 from unproject.labelling.videos import find_videos, videos_per_unit
 from unproject.labelling.wishes import Wishes
@@ -65,12 +67,18 @@ def rates_of(folder: str | Path) -> Rates:
     """What the log of a folder of labels says, of all its sessions.
 
     Raises:
-        InputError: no unit was finished there.
+        InputError: no unit was finished there, or none gave a clip; the text says why.
     """
     lines = list(log_lines(Path(folder)))
     done = [line["done"] for line in lines if "done" in line]
     if not done:
         raise InputError(f"{folder} has no log of finished units: give a folder of labels, or videos to measure")
+    if not any(unit["clips"] for unit in done):
+        videos = {unit["unit"]: unit["videos"] for unit in done}
+        raise InputError(
+            f"none of the {sum(videos.values())} videos that were measured gave a clip "
+            f"({_reasons(Path(folder), videos)}): give others, or ask for other clips"
+        )
     cold, warm = _video_seconds(lines)
     worked = sum(unit["seconds"] for unit in done)
     starts = [line["ready"]["seconds"] for line in lines if "ready" in line]
@@ -83,6 +91,14 @@ def rates_of(folder: str | Path) -> Rates:
         clips_per_video=sum(unit["clips"] for unit in done) / len(cold + warm),
         bytes_per_video=sum(unit["bytes"] for unit in done) / len(cold + warm),
     )
+
+
+def _reasons(folder: Path, units: Iterable[int]) -> str:
+    """The most frequent ones why videos of these units gave no clip."""
+    library, kinds = Library(folder), Counter[str]()
+    for unit in units:
+        kinds.update(map(kind_of, read_unit(library.facts(unit)).rejections))
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
 
 
 def _video_seconds(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -103,7 +119,10 @@ def _video_seconds(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], lis
 def measured(
     videos: Sequence[str | Path], teachers: Sequence[Teacher], wishes: Wishes, progress: Progress = silent
 ) -> Rates:
-    """Label `TRIED` videos, spread evenly over the list, on one core and into a folder that goes afterwards."""
+    """Label `TRIED` videos, spread evenly over the list, on one core and into a folder that goes afterwards.
+
+    InputError that says why where none gives a clip.
+    """
     listed, _ = find_videos(videos)
     chosen = [listed[at].path for at in np.linspace(0, len(listed) - 1, min(TRIED, len(listed))).round().astype(int)]
     with tempfile.TemporaryDirectory() as folder:
