@@ -83,8 +83,12 @@ class Moge(Network):
     @torch.inference_mode()
     def infer(self, image, num_tokens=None, resolution_level=9, apply_mask=True, fov_x=None, use_fp16=True):
         self.asked += 1
-        assert not use_fp16 and image.dtype == torch.float32 and image.shape == (3, HEIGHT, WIDTH)
+        assert not use_fp16 and image.dtype == torch.float32 and image.shape[1:] == (3, HEIGHT, WIDTH)
         assert image.min() >= 0 and image.max() <= 1
+        several = [self.one(each, fov_x) for each in image]
+        return {name: torch.stack([each[name] for each in several]) for name in several[0]}
+
+    def one(self, image, fov_x):
         view = WORLD.which(image.permute(1, 2, 0) * 255)
         self.told.append((view, fov_x))
         across = fov_x if fov_x is not None else 50.0 + 5 * view
@@ -100,7 +104,9 @@ def test_moge_gives_all_views_one_field_of_view_in_pixels_and_no_weight_where_it
     network = Moge()
     kind = type("MoGeModel", (), {"from_pretrained": staticmethod(lambda name: network)})
     installed(monkeypatch, "moge.model.v2", MoGeModel=kind)
+    monkeypatch.setattr("unproject.teachers.depth.AT_ONCE", 3)
     labels = MogeTeacher(device="cpu").label(SHOT)
+    assert network.asked == 3, "for the field of view, then three views and one"
     assert [view for view, told in network.told if told is None] == [0, 3, 4]
     told = [fov for _, fov in network.told if fov is not None]
     np.testing.assert_allclose(told, 65.0, atol=1e-4)  # the median of 50, 65 and 70

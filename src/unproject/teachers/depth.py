@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from unproject.teachers.base import Shot
-from unproject.teachers.learned import LearnedTeacher, Package, pictures, plain, spread
+from unproject.teachers.learned import AT_ONCE, LearnedTeacher, Package, pictures, plain, spread
 from unproject.types import Known, Labels
 
 LOWEST, HIGHEST = 0.005, 0.995
@@ -74,17 +74,17 @@ class MogeTeacher(LearnedTeacher):
         One camera took all views: its field of view is the median of what the network says of the first, the middle and
         the last, and depth is asked of every view under that one, so that both agree (Reliev3R's supplement).
         """
-        network, images = self.network(), pictures(shot, self.place)
+        network, images = self.network(), torch.stack(pictures(shot, self.place))
         with torch.no_grad():
-            guesses = [network.infer(images[view], use_fp16=False)["intrinsics"] for view in spread(len(images))]
-            across = np.median([2 * np.rad2deg(np.arctan(0.5 / float(guess[0, 0]))) for guess in guesses])
-            said = [network.infer(image, fov_x=float(across), use_fp16=False) for image in images]
+            guesses = plain(network.infer(images[spread(len(images))], use_fp16=False)["intrinsics"])
+            across = float(np.median(2 * np.rad2deg(np.arctan(0.5 / guesses[:, 0, 0].numpy()))))
+            said = [network.infer(some, fov_x=across, use_fp16=False) for some in images.split(AT_ONCE)]
         depth, mask, normalised = (
-            torch.stack([plain(each[name]) for each in said]) for name in ("depth", "mask", "intrinsics")
+            torch.cat([plain(each[name]) for each in said]) for name in ("depth", "mask", "intrinsics")
         )
         height, width = depth.shape[1:]
         intrinsics = torch.tensor([width, height, 1.0])[:, None] * normalised
-        ones = torch.ones(1, len(said))
+        ones = torch.ones(1, len(images))
         return Labels(mono_depth=known_depth(depth, mask), intrinsics=Known(intrinsics[None], ones))
 
 

@@ -18,6 +18,8 @@ from unproject.errors import WeightsError
 from unproject.teachers.base import Provenance, Shot, Teacher
 from unproject.tensors import sha256_of_tensors
 
+AT_ONCE = 8
+"""Pairs of views, or views, that a network sees at a time where its package takes several."""
 # What loaders of other packages throw where weights are absent, of another network, or not to be fetched.
 _UNLOADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, pickle.UnpicklingError)
 

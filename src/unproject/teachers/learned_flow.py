@@ -14,11 +14,8 @@ from torch.nn.functional import pad
 
 from unproject.teachers.base import Shot
 from unproject.teachers.flow import covisibility
-from unproject.teachers.learned import LearnedTeacher, Package, plain
+from unproject.teachers.learned import AT_ONCE, LearnedTeacher, Package, plain
 from unproject.types import Known, Labels
-
-AT_ONCE = 8
-"""Pairs that a network sees at a time."""
 
 
 @final
