@@ -5,8 +5,21 @@ import pytest
 import torch
 from planar_world import about, clip, moved
 
+from benchmarks.clips import READERS
+from benchmarks.label_quality import epipolar_px, pictures
+from unproject.labelling.gates import track_matches
 from unproject.teachers import matches
-from unproject.teachers.matches import APART_PX, FARTHEST, FEW_VIEWS, RATIO, SAME_POINT_PX, Features, PairMatches
+from unproject.teachers.base import Shot
+from unproject.teachers.matches import (
+    APART_PX,
+    FARTHEST,
+    FEW_VIEWS,
+    RATIO,
+    SAME_POINT_PX,
+    Features,
+    PairMatches,
+    SiftTeacher,
+)
 from unproject.types import Tracks
 
 CENTRE = (130.0, 100.0)
@@ -357,3 +370,17 @@ def test_tracks_that_no_match_touches_pass_unchanged():
 def test_no_view_gives_no_track():
     assert matches.merge([], []).count == 0
     assert matches.match_all([np.zeros((40, 40), np.uint8)] * 2).count == 0
+
+
+@pytest.mark.data
+def test_matches_of_a_fountain_obey_its_true_poses(shared_data):
+    """Measured 0.06 to 0.11 px at 512 across between neighbours and next but one, 0.13 to 0.19 five photos apart."""
+    fountain = READERS["strecha_fountain_p11"]()
+    images = pictures(fountain)
+    tracks = SiftTeacher().label(Shot.of(images)).tracks
+    assert tracks.lengths().double().mean() > 3
+    for gap, least, limit_px, right in ((1, 600, 0.1, 0.99), (2, 400, 0.15, 0.97), (5, 150, 0.25, 0.85)):
+        for view in range(0, len(images) - gap, 2):
+            error = epipolar_px(fountain, images, view, view + gap, *track_matches(tracks, view, view + gap))
+            assert len(error) > least
+            assert np.median(error) < limit_px and (error < 1.5).mean() > right
