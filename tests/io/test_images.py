@@ -1,11 +1,14 @@
 """Image files as cameras, phones and tools write them, and the map between pixel grids."""
 
+import re
 import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from unproject.errors import InputError
@@ -156,6 +159,18 @@ def test_natural_order():
     names = ["10.png", "2.png", "b/1.png", "a10.png", "A9.png", "1.png", "a.png"]
     ordered = ["1.png", "2.png", "10.png", "A9.png", "a10.png", "a.png", "b/1.png"]
     assert sorted(names, key=natural_key) == ordered
+
+
+def slow_key(name: str) -> list[tuple[int, int, str]]:
+    """Numbers as numbers, and before words."""
+    parts = re.split("([0-9]+)", name.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+@given(st.lists(st.text("aBß./ 0123456789", min_size=1, max_size=12)))
+def test_natural_order_equals_the_slow_twin_and_is_that_of_no_list(names):
+    assert sorted(names, key=natural_key) == sorted(names, key=lambda name: (slow_key(name), name))
+    assert sorted(names, key=natural_key) == sorted(names[::-1], key=natural_key)
 
 
 def ramp(width, height, scale_x=1.0, scale_y=1.0):

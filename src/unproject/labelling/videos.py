@@ -4,13 +4,12 @@ import csv
 import glob
 import json
 import os
-import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unproject.errors import InputError, UsageError
+from unproject.io.images import natural_key
 
 SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
@@ -19,7 +18,6 @@ SUFFIXES = frozenset({
 LISTS = frozenset({".txt", ".jsonl", ".csv"})
 _FIELDS = ("file", "path", "video")
 """What a list may call its column of paths."""
-_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,20 +62,7 @@ def videos_per_unit(count: int) -> int:
 
 
 def _place(video: Video) -> tuple[str, str, str]:
-    return _natural(video.name), video.name, video.path  # the first alone does not tell a.mp4 from A.mp4
-
-
-def _natural(name: str) -> str:
-    """A text that sorts as `natural_key` does, in a tenth of its memory: a list has millions of names.
-
-    Before each number stands how long it is. It may be too long for an int: lists are not trusted.
-    """
-
-    def told(found: re.Match[str]) -> str:
-        digits = found[0].lstrip("0")
-        return f"\0{chr(min(len(digits), sys.maxunicode))}{digits}"
-
-    return _NUMBER.sub(told, name.casefold())
+    return *natural_key(video.name), video.path
 
 
 def _sorted() -> list[str]:
