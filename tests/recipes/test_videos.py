@@ -37,7 +37,9 @@ def test_three_commands_make_a_network_of_ones_own(tmp_path, monkeypatch, write_
     assert install == 'pip install "unproject[labels]"'
     assert [command.split()[1] for command in commands] == list(QUICKER)
     for command in commands:
-        assert cli.main([*shlex.split(command)[1:], *shlex.split(QUICKER[command.split()[1]])]) in (0, 6), command
+        verb = command.split()[1]
+        code = cli.main([*shlex.split(command)[1:], *shlex.split(QUICKER[verb])])
+        assert code == 0 or (verb, code) == ("reconstruct", 6), command  # two steps teach no depth
     made = named("videos", tmp_path / "labels", "tiny")
     assert {type(loss) for loss in made.sources[0].losses} == {MultiViewLoss, WeakLoss, FlowLoss}
     result = Reconstruction.load(tmp_path / "out")
