@@ -143,7 +143,7 @@ def train(
     """Train a network by a recipe that comes with the package.
 
     Args:
-        recipe: Name of a recipe: smoke, compact-matching, compact, compact-larger, videos.
+        recipe: Name of a recipe: smoke, compact-matching, compact, compact-larger, videos, reliev3r.
         output: Folder of the run: log, state and weights; needed unless --dry-run or --replay.
         labels: Folder of `unproject label`, for the recipes `videos` and `reliev3r`.
         size: Of the network, for these two; small by default for `videos`, base for `reliev3r`.

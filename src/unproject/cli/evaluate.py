@@ -27,7 +27,8 @@ def evaluate(
     """Train the rows of a paper's ablation at a size that two cores can do, and print its table.
 
     Args:
-        experiment: Its name: flow3r-designs, flow3r-scaling, flow4r-motion, reliev3r-losses, reliev3r-rays.
+        experiment: Its name: flow3r-designs, flow3r-scaling, flow4r-motion, reliev3r-losses, reliev3r-rays,
+            reliev3r-guesses.
         output: Folder for runs, results, table and plot; needed unless --dry-run.
         seeds: Runs of each row.
         steps: Of the last stage, to try it quickly; the others follow. The experiment's own by default.
