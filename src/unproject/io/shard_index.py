@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from unproject.io.shard_labels import KEPT
 from unproject.io.shards import FORMAT, MOST_VIEWS, Rejection, Row, document_of, read_bytes, row_of, shard_path
 
 INDEX = "index.parquet"
+_NO_ARROW = 'an index of labels needs pyarrow: run `pip install "unproject[labels]"`'
 _ROWS_AT_A_TIME = 1 << 16
 _LEAST_ROW_BYTES = 32
 """A row has a SHA-256, which no compression makes smaller."""
@@ -247,7 +249,8 @@ def _explained(path: Path) -> Iterator[None]:
 
 def require_arrow() -> None:
     """UsageError where pyarrow is not installed: who is to write an index is told so before anything is written."""
-    _arrow("pyarrow.parquet")
+    if find_spec("pyarrow") is None:
+        raise UsageError(_NO_ARROW)
 
 
 def _arrow(module: str) -> Any:
@@ -255,7 +258,7 @@ def _arrow(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UsageError('an index of labels needs pyarrow: run `pip install "unproject[labels]"`') from error
+        raise UsageError(_NO_ARROW) from error
 
 
 def verify(folder: Path) -> list[str]:
