@@ -4,8 +4,8 @@
     unproject train reliev3r --labels labels --size small -o runs/reliev3r
 
 The paper states the losses' weights, 8 views, 60,000 steps, a rate of 1e-4 along a cosine, and no more of the schedule:
-optimiser, clip sizes and augmentation are π³'s (arXiv 2507.13347) or our choice. Its "total batch of 64" is read as 64
-clips.
+optimiser and clip sizes are π³'s (arXiv 2507.13347) or our choice, and footage is not augmented. Its "total batch of
+64" is read as 64 clips.
 """
 
 from dataclasses import replace
