@@ -12,11 +12,12 @@ import math
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -133,7 +134,8 @@ def main() -> None:
         rates = measured_rates(videos[: len(videos) // 10], root / "some", address)
         for mean_s in options.live:
             folder = root / f"all-{mean_s}"
-            with killer(folder, mean_s, options.seed):
+            # Ray tells of dead workers on stdout.
+            with killer(folder, mean_s, options.seed), redirect_stdout(sys.stderr):
                 outcome = label(videos, folder, [KltTeacher()], WISHES, ray=address)
             assert not verify(folder)
             said = forecast(replace(rates, deaths_per_s=1 / mean_s), len(videos), nodes=NODES, cores=1)

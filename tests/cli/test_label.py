@@ -13,6 +13,7 @@ import pytest
 from tiny_library import digests, write_library
 
 from unproject import cli
+from unproject.labelling import run
 
 FLAGS = ["--teacher", "tracks", "--views", "2", "--long-side", "96"]
 
@@ -96,6 +97,20 @@ def test_without_pyarrow_nothing_is_begun_so_that_the_same_command_runs_once_it_
         assert cli.main(arguments) == 2
     assert 'pip install "unproject[labels]"' in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert cli.main(arguments) == 0
+
+
+def test_stdout_holds_the_facts_alone_whatever_a_cluster_says(library, tmp_path, capsys, monkeypatch):
+    honest = run.label
+
+    def noisy(*given, **named):
+        print("(raylet) A worker died or was killed while executing a task")
+        return honest(*given, **named)
+
+    monkeypatch.setattr(run, "label", noisy)
+    arguments = ["label", str(library / "0.mp4"), "-o", str(tmp_path / "out"), *FLAGS, "--workers", "0", "--json"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["videos"] == 1 and "(raylet)" in said.err
 
 
 def test_a_plan_is_made_from_the_log(labels, capsys):

@@ -1,5 +1,7 @@
 """`unproject label`: raw videos to labelled clips that `train` reads."""
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -91,9 +93,10 @@ def label(
     if plan:
         _show_forecasts(plans.rates_of(output), nodes, cores, lost, price, json)
         return 0
-    outcome = run.label(
-        videos, output, teachers, wishes, workers=workers, ray=ray, overwrite=overwrite, resume=resume, progress=bar
-    )
+    with redirect_stdout(sys.stderr):  # Ray tells of dead workers on stdout, where the facts go
+        outcome = run.label(
+            videos, output, teachers, wishes, workers=workers, ray=ray, overwrite=overwrite, resume=resume, progress=bar
+        )
     rejected = [f"{count} {reason}" for reason, count in outcome.rejected.items()]
     show.facts(asdict(outcome) if json else {**asdict(outcome), "rejected": rejected}, json)
     return 0 if outcome.clips else PARTIAL
