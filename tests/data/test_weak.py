@@ -67,6 +67,19 @@ def test_relative_depth_is_right_up_to_a_scale_of_each_view_and_a_smooth_error(e
     assert ((ratio / ratio.flatten(2).median(-1).values[..., None, None])[known] - 1).abs().max() < 1e-4
 
 
+def test_a_lens_that_is_guessed_is_off_by_one_share_for_each_clip_and_nothing_else_is(weak):
+    guessed = Weakened(dataset=WORLD, lens_error=0.1)([0, 5], FRAMING)
+    ratio = guessed.labels.intrinsics.value / torch.where(weak.views.intrinsics == 0, 1, weak.views.intrinsics)
+    focal = ratio[:, :1, :1, :1]
+    assert torch.allclose(ratio[..., [0, 1], [0, 1]], focal[..., 0].expand(2, 3, 2)) and focal[0] != focal[1]
+    assert torch.equal(guessed.labels.intrinsics.value[..., 2], weak.labels.intrinsics.value[..., 2])
+    assert torch.equal(guessed.views.intrinsics, guessed.labels.intrinsics.value)
+    assert torch.equal(guessed.labels.mono_depth.value, weak.labels.mono_depth.value)
+    assert torch.equal(guessed.labels.tracks.uv, weak.labels.tracks.uv)
+    many = Weakened(dataset=WORLD, lens_error=0.1)._zooms(list(range(400)))[:, 0, 0, 0].log()
+    assert 0.08 < many.std() < 0.12 and abs(many.mean()) < 0.02
+
+
 def test_tracks_are_where_the_world_has_them(exact, weak):
     """Any two views of a track see one point of the world."""
     tracks = weak.labels.tracks

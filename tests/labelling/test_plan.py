@@ -12,6 +12,7 @@ from unproject.labelling.plan import Rates, forecast, rates_of, table
 from unproject.labelling.videos import videos_per_unit
 
 RATES = Rates(
+    videos_measured=5,
     video_s=(8.0, 10.0, 11.0, 15.0, 30.0),
     unit_s=1.0,
     start_s=5.0,
@@ -88,16 +89,18 @@ def log_of(path, lines):
     (path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"cut sho')
 
 
-def done(process, *video_s):
+def done(process, *video_s, clips=3):
     size = len(video_s)
-    facts = {"videos": size, "clips": 3 * size, "bytes": 500 * size, "seconds": sum(video_s) + 1.0}
-    return {"done": {"unit": 0, "host": "here", "process": process, "video_s": video_s, **facts}}
+    facts = {"videos": size, "clips": clips * size, "bytes": 500 * size, "seconds": sum(video_s) + 1.0}
+    facts |= {"video_s": video_s, "video_clips": [clips] * size}
+    return {"done": {"unit": 0, "host": "here", "process": process, **facts}}
 
 
 def test_rates_are_those_of_the_log_and_warming_up_is_a_part_of_the_start(tmp_path):
     units = [done(7, 4.0, 1.0), done(8, 6.0, 3.0), {"died": {"unit": 1}}, done(7, 1.0, 3.0)]
     log_of(tmp_path, [{"session": {}}, {"ready": {"seconds": 2.0}}, *units, {"session": {}}, done(7, 5.0)])
     assert rates_of(tmp_path) == Rates(
+        videos_measured=7,
         video_s=(1.0, 3.0, 1.0, 3.0),
         unit_s=1.0,
         start_s=2.0 + 5.0 - 2.0,
@@ -112,6 +115,11 @@ def test_rates_are_those_of_the_log_and_warming_up_is_a_part_of_the_start(tmp_pa
 def test_where_all_videos_were_the_first_of_their_workers_nothing_is_known_of_warming_up(tmp_path):
     log_of(tmp_path, [{"session": {}}, done(7, 4.0), done(8, 6.0)])
     assert rates_of(tmp_path).video_s == (4.0, 6.0) and rates_of(tmp_path).start_s == 0
+
+
+def test_networks_are_loaded_for_the_first_clip_not_for_the_first_video(tmp_path):
+    log_of(tmp_path, [{"session": {}}, done(7, 1.0, clips=0), done(7, 9.0), done(7, 2.0, 2.0)])
+    assert rates_of(tmp_path).video_s == (2.0, 2.0) and rates_of(tmp_path).start_s == 5.0 - 2.0
 
 
 def test_a_worker_s_first_video_that_was_a_short_one_does_not_shorten_the_start(tmp_path):

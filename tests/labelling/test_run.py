@@ -8,20 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_library import WISHES, Deadly, Faulty, Flat, Stuck, digests, write_library
+from tiny_library import WISHES, Chatty, Deadly, Faulty, Flat, Stuck, digests, write_library
 
 from unproject.errors import MemoryLimitError, UnprojectError, UsageError
 from unproject.io import disk
 from unproject.io.shard_index import read_index, verify
 from unproject.labelling import run as run_module
-from unproject.labelling.folder import Library, log_lines
+from unproject.labelling.folder import Asked, Library, log_lines
 from unproject.labelling.run import label, planned
 from unproject.labelling.tries import Tries
-from unproject.labelling.unit import UnitDone
 
 COLOURS = ("grey", "red", "grey", "green", "grey")
 
@@ -130,29 +130,31 @@ def test_a_video_that_kills_twice_is_given_up_and_the_rest_of_its_unit_is_labell
     assert outcome.rejected["its worker died twice on it"] == 1 and not verify(folder)
 
 
-def test_a_video_at_which_workers_hang_is_given_up(library, tmp_path, two_per_unit, capfd):
+def test_a_video_at_which_workers_hang_is_given_up(library, tmp_path, two_per_unit, capfd, monkeypatch):
+    """Anything may take seconds on a busy machine, so that more may die than hang; not twice at one video."""
     folder = tmp_path / "stuck"
-    label([library], folder, [Stuck()], WISHES, workers=1, patience_s=2.0)
-    assert [death["how"] for death in events(folder, "died")] == ["exit code 1"] * 2
+    monkeypatch.setattr(run_module, "Asked", partial(Asked, patience_s=5.0))
+    label([library], folder, [Stuck()], WISHES, workers=1)
+    assert [death["how"] for death in events(folder, "died")].count("exit code 1") >= 2
     gone = {"file": "1.mp4", "where": "", "reason": "its worker died twice on it"}
     assert [line for line in rejected(folder) if line["file"] == "1.mp4"] == [gone] and not verify(folder)
     assert {row.file for row in read_index(folder / "index.parquet")} == {"0.mp4", "2.mp4", "3.mp4", "4.mp4"}
     assert "in label" in capfd.readouterr().err, "where it hung"
 
 
-def test_nothing_needs_to_happen_between_units(library, labelled, tmp_path, monkeypatch):
-    """A worker that waits for its next unit is not stuck."""
-    began = run_module.in_processes
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [("watch.alive()", 1), ("watch.alive(); watch.end()", 0), ("watch = Watch(); watch.alive()", 0)],
+)
+def test_a_watch_ends_what_hangs_and_not_what_rests(what, code):
+    script = f"from unproject.labelling.patience import Watch; watch = Watch(0.3); {what}; import time; time.sleep(1.5)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == code
 
-    def slowly_heard(*args):
-        for event in began(*args):
-            yield event
-            if isinstance(event, UnitDone):
-                time.sleep(3.0)
 
-    monkeypatch.setattr(run_module, "in_processes", slowly_heard)
-    label([library / "0.mp4", library / "2.mp4"], tmp_path / "out", [Flat()], WISHES, workers=1, patience_s=2.0)
-    assert not events(tmp_path / "out", "died")
+def test_what_packages_of_teachers_print_is_no_fact(library, tmp_path, capfd):
+    label([library / "0.mp4"], tmp_path / "out", [Chatty()], WISHES, workers=1)
+    said = capfd.readouterr()
+    assert not said.out and "a progress bar" in said.err
 
 
 def test_deaths_are_remembered_by_who_goes_on(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unproject.errors import UsageError
 from unproject.geometry.align import weighted_median
 from unproject.geometry.camera import intrinsics_from_focal, unproject
 from unproject.geometry.rigid import from_rt, so3_exp, transform
@@ -72,6 +73,16 @@ def test_each_term_alone_is_the_same_and_needs_its_label_only():
     assert depth["depth"] == whole["depth"] and tracks["registration"] == whole["registration"]
     with pytest.raises(ValueError, match="tracks"):
         loss(prediction, replace(labels, tracks=None), views)
+    with pytest.raises(UsageError, match=r"mono_depth or \.points"):
+        loss(prediction, replace(labels, mono_depth=None), views)
+
+
+def test_where_nobody_says_relative_depth_it_is_that_of_points():
+    prediction, labels, views = scene()
+    loss, said = WeakLoss(registration=0.0, gauge=0.0), labels.mono_depth
+    points = Known(torch.stack([3 * said.value, -said.value, said.value], dim=-1), said.weight)
+    by_points = value(loss, prediction, Labels(points=points), views)
+    assert by_points == value(loss, prediction, labels, views)
 
 
 def test_registration_is_the_mean_angle_of_its_definition():

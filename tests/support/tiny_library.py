@@ -95,6 +95,16 @@ class Stuck(Teacher):
 
 @final
 @dataclass(frozen=True)
+class Chatty(Teacher):
+    """Prints, as packages do."""
+
+    def label(self, shot: Shot) -> Labels:
+        print("a progress bar")
+        return Flat().label(shot)
+
+
+@final
+@dataclass(frozen=True)
 class Slow(Teacher):
     """Takes $SLOWLY seconds for each clip."""
 

@@ -1,8 +1,10 @@
 """`unproject label`: raw videos to labelled clips that `train` reads."""
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -86,35 +88,36 @@ def label(
         show.facts(run.planned(videos, teachers), json)
         return 0
     if plan and videos:
-        _show_forecasts(plans.measured(videos, teachers, wishes, bar), nodes, cores, lost, price, json)
+        _show_forecasts(partial(plans.measured, videos, teachers, wishes, bar), nodes, cores, lost, price, json)
         return 0
     if output is None:
         raise UsageError("give the folder of the labels with -o, or --dry-run to see the plan only")
     if plan:
-        _show_forecasts(plans.rates_of(output), nodes, cores, lost, price, json)
+        _show_forecasts(partial(plans.rates_of, output), nodes, cores, lost, price, json)
         return 0
-    with redirect_stdout(sys.stderr):  # Ray tells of dead workers on stdout, where the facts go
-        outcome = run.label(
-            videos, output, teachers, wishes, workers=workers, ray=ray, overwrite=overwrite, resume=resume, progress=bar
-        )
+    choices = {"workers": workers, "ray": ray, "overwrite": overwrite, "resume": resume}
+    with redirect_stdout(sys.stderr):  # facts go to stdout, and Ray tells of dead workers there
+        outcome = run.label(videos, output, teachers, wishes, progress=bar, **choices)
     rejected = [f"{count} {reason}" for reason, count in outcome.rejected.items()]
     show.facts(asdict(outcome) if json else {**asdict(outcome), "rejected": rejected}, json)
     return 0 if outcome.clips else PARTIAL
 
 
 def _show_forecasts(
-    rates: "Rates", nodes: int, cores: int | None, lost: float | None, price: float | None, json: bool
+    measure: Callable[[], "Rates"], nodes: int, cores: int | None, lost: float | None, price: float | None, json: bool
 ) -> None:
     from unproject.labelling import local, plan
 
     each = {"nodes": nodes, "cores": local.cores() if cores is None else cores, "lost_share": lost, "price": price}
+    with redirect_stdout(sys.stderr):
+        rates = measure()
     made = [plan.forecast(rates, videos, **each) for videos in plan.SCALES]
-    given = {**each, "videos_measured": len(rates.video_s)}
     found = {**asdict(rates), "video_s": fmean(rates.video_s)}
     if json:
-        show.facts({**given, **found, "forecasts": [asdict(one) for one in made]}, json)
+        show.facts({**each, **found, "forecasts": [asdict(one) for one in made]}, json)
         return
-    show.facts({**given, **{name: float(f"{value:.4g}") for name, value in found.items()}}, json)
+    shown = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in found.items()}
+    show.facts({**each, **shown}, json)
     print(f"\n{plan.table(made)}", end="")
 
 

@@ -56,16 +56,18 @@ class Weakened(Dataset):
         exact = self.dataset(numbers, framing)
         seeds = [mixed_seed(0x3EA4, number) for number in numbers]
         clips = [self._clip(exact.labels, clip, torch.Generator().manual_seed(seed)) for clip, seed in enumerate(seeds)]
-        known = exact.labels.intrinsics if self.intrinsics else None
-        if known is not None and self.lens_error:
-            known = replace(known, value=known.value * self._zooms(seeds))
-        views = exact.views
-        if views.intrinsics is not None:
-            views = replace(views, intrinsics=None if known is None else known.value)
-        return replace(exact, views=views, labels=replace(joined(clips, framing.views), intrinsics=known))
+        views, lens = exact.views, exact.labels.intrinsics
+        if not self.intrinsics:
+            views, lens = replace(views, intrinsics=None), None
+        elif self.lens_error:
+            zooms = self._zooms(seeds)
+            views = replace(views, intrinsics=None if views.intrinsics is None else views.intrinsics * zooms)
+            lens = None if lens is None else replace(lens, value=lens.value * zooms)
+        return replace(exact, views=views, labels=replace(joined(clips, framing.views), intrinsics=lens))
 
     def _zooms(self, seeds: Sequence[int]) -> Float[Tensor, "B 1 3 3"]:
         """What is said of each clip's focal length over what is true, in the places of the focal lengths."""
+        # Draws of their own, so that depth and tracks are those of a lens that is told right.
         draws = torch.cat([torch.randn(1, generator=torch.Generator().manual_seed(seed + 1)) for seed in seeds])
         zooms = torch.ones(len(seeds), 1, 3, 3)
         zooms[..., 0, 0] = zooms[..., 1, 1] = (self.lens_error * draws).exp()[:, None]

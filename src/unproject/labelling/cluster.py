@@ -8,11 +8,11 @@ from typing import Any
 from unproject.errors import UnprojectError, UsageError
 from unproject.labelling.folder import Asked, Library, Unit
 from unproject.labelling.local import Died, Events
-from unproject.labelling.unit import UnitDone, one_thread, work_alone
+from unproject.labelling.unit import UnitDone, one_thread, watched_unit
 
 _AHEAD = 2
 """Units that are handed out per core: one is worked on, and one waits there."""
-_PATIENCE_S = 10.0
+_ANSWER_S = 10.0
 """So long a cluster may take to answer."""
 
 
@@ -57,7 +57,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         if address != "auto" and "://" not in address:
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()  # Ray itself tries for minutes
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -96,4 +96,4 @@ def _said(ray: Any, ended: Any, unit: Unit) -> UnitDone | Died:
 
 def _task(library: Library, unit: Unit, asked: Asked) -> UnitDone:
     one_thread()
-    return work_alone(library, unit, asked, lambda clips: None)
+    return watched_unit(library, unit, asked, lambda clips: None)

@@ -37,15 +37,13 @@ _UNDONE = re.compile(r"(shards|units|work)/([^/]+/)?\d+\.tmp\.\w+|work/[^/]+/\d+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is asked of every video of a library; with the list of videos, all that decides what is written.
-
-    But for ``patience_s``: seconds in which a worker must have read a frame or labelled a clip.
-    """
+    """What is asked of every video of a library; with the list of videos, all that decides what is written."""
 
     teachers: tuple[Teacher, ...]
     wishes: Wishes
     videos_per_unit: int
     patience_s: float = PATIENCE_S
+    """In which a worker must have read a frame or labelled a clip. So long that it decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

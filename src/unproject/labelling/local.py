@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 
 from unproject.errors import UnprojectError
 from unproject.labelling.folder import Asked, Library, Unit
-from unproject.labelling.unit import UnitDone, label_unit, one_thread, work_alone
+from unproject.labelling.unit import UnitDone, label_unit, one_thread, watched_unit
 
-_PATIENCE_S = 5.0
+_STOPPING_S = 5.0
 """So long a worker that was told to stop may take before it is killed; what it is at is lost either way."""
 _MOST_STILLBORN = 3
 """So many workers in a row may die before they can begin."""
@@ -149,7 +149,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.life.close()
     for worker in workers:
-        worker.process.join(_PATIENCE_S)
+        worker.process.join(_STOPPING_S)
         worker.process.kill()
         worker.process.join()
 
@@ -158,18 +158,22 @@ def _serve(talk: Connection, life: Connection, library: Library, asked: Asked) -
     """What a process does: one unit after the other, until nobody wants it any more."""
     if sys.platform != "win32":
         os.setsid()  # Ctrl-C reaches the run alone
+    os.dup2(2, 1)  # packages of teachers may print, and stdout is for facts
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     one_thread()
     with suppress(EOFError, OSError):  # nobody speaks or listens any more
         talk.send(None)
         while True:
-            unit: Unit = talk.recv()
-            try:
-                talk.send(work_alone(library, unit, asked, lambda clips: talk.send(VideoDone(unit.number, clips))))  # noqa: B023
-            except UnprojectError as error:
-                talk.send(error)
-            except Exception as error:
-                talk.send(UnprojectError(f"unit {unit.number} failed: {type(error).__name__}: {error}"))
+            talk.send(_answer(talk, library, talk.recv(), asked))
+
+
+def _answer(talk: Connection, library: Library, unit: Unit, asked: Asked) -> UnitDone | UnprojectError:
+    try:
+        return watched_unit(library, unit, asked, lambda clips: talk.send(VideoDone(unit.number, clips)))
+    except UnprojectError as error:
+        return error
+    except Exception as error:
+        return UnprojectError(f"unit {unit.number} failed: {type(error).__name__}: {error}")
 
 
 def _end_with(life: Connection) -> None:

@@ -2,28 +2,29 @@
 
 import faulthandler
 import time
-from collections.abc import Callable
 
-PATIENCE_S = 1800.0
-"""No frame and no clip should take so long, on any machine: what is labelled must not depend on how fast one is."""
+PATIENCE_S = 6 * 3600.0
+"""No frame and no clip takes so long on any machine, or what is labelled would depend on how fast one is."""
 
 
-def end_if_nothing_happens(patience_s: float) -> Callable[[], None]:
-    """What to call whenever something happened; if it is not called again in time, the process ends.
+class Watch:
+    """Ends this process, wherever it is, where it is not told for so many seconds that something happened.
 
-    It ends even where no Python runs any more, and says on stderr where it was.
+    It says on stderr where that was. One of None seconds ends nothing.
     """
-    heard = -patience_s
 
-    def alive() -> None:
-        nonlocal heard
-        if time.monotonic() - heard > patience_s / 100:  # each call begins a thread
-            heard = time.monotonic()
-            faulthandler.dump_traceback_later(patience_s, exit=True)
+    def __init__(self, patience_s: float | None = None) -> None:
+        self._patience_s = patience_s
+        self._told = float("-inf")
 
-    return alive
+    def alive(self) -> None:
+        """Something happened."""
+        if self._patience_s is not None and time.monotonic() - self._told > self._patience_s / 100:
+            self._told = time.monotonic()  # not at each call: each begins a thread
+            faulthandler.dump_traceback_later(self._patience_s, exit=True, file=2)
 
-
-def wait_for_ever() -> None:
-    """Nothing needs to happen any more."""
-    faulthandler.cancel_dump_traceback_later()
+    def end(self) -> None:
+        """Nothing needs to happen any more."""
+        if self._patience_s is not None:
+            self._told = float("-inf")
+            faulthandler.cancel_dump_traceback_later()

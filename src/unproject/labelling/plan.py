@@ -30,12 +30,13 @@ _HOUR_S, _DAY_S = 3600.0, 86400.0
 class Rates:
     """What was measured, per core."""
 
+    videos_measured: int
     video_s: tuple[float, ...]
-    """Seconds of one core for each video that was labelled by a worker that had labelled one before."""
+    """Seconds of one core for each video before which its worker had given a clip."""
     unit_s: float
     """Seconds of a unit that no video takes: its shard is read once more, its facts are written."""
     start_s: float
-    """Until a new worker can begin, and what its first video takes longer than others: networks are loaded in it."""
+    """Until a new worker can begin, and what its first clip takes longer than others: networks are loaded for it."""
     deaths_per_s: float
     """Of workers, in a second of work."""
     clips_per_video: float
@@ -84,6 +85,7 @@ def rates_of(folder: str | Path) -> Rates:
     starts = [line["ready"]["seconds"] for line in lines if "ready" in line]
     warming = max(0.0, float(np.mean(cold) - np.mean(warm))) if warm else 0.0
     return Rates(
+        videos_measured=len(cold + warm),
         video_s=tuple(warm or cold),
         unit_s=(worked - sum(cold) - sum(warm)) / len(done),
         start_s=warming + (float(np.mean(starts)) if starts else 0.0),
@@ -102,17 +104,18 @@ def _reasons(folder: Path, units: Iterable[int]) -> str:
 
 
 def _video_seconds(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Of the first video of each worker, and of all others."""
-    cold, warm, seen = list[float](), list[float](), set[tuple[str, int]]()
+    """Of each worker's videos up to the first that gave a clip, and of all others."""
+    cold, warm, begun = list[float](), list[float](), set[tuple[str, int]]()
     for line in lines:
         if "session" in line:
-            seen.clear()
+            begun.clear()
         elif "done" in line:
             unit = line["done"]
             worker = unit["host"], unit["process"]
-            (warm if worker in seen else cold).extend(unit["video_s"][:1])
-            warm.extend(unit["video_s"][1:])
-            seen.add(worker)
+            for seconds, clips in zip(unit["video_s"], unit["video_clips"], strict=True):
+                (warm if worker in begun else cold).append(seconds)
+                if clips:
+                    begun.add(worker)
     return cold, warm
 
 

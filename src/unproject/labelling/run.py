@@ -18,7 +18,6 @@ from unproject.io.shard_index import require_arrow
 from unproject.labelling.cluster import installed_ray, on_ray
 from unproject.labelling.folder import Asked, Library, Log, Unit, settings_of, units_of
 from unproject.labelling.local import Died, Events, Ready, VideoDone, cores, in_processes, in_this_process
-from unproject.labelling.patience import PATIENCE_S
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import find_videos, videos_per_unit
 from unproject.labelling.wishes import Wishes
@@ -56,7 +55,6 @@ def label(
     *,
     workers: int | None = None,
     ray: str | None = None,
-    patience_s: float = PATIENCE_S,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress = silent,
@@ -73,7 +71,6 @@ def label(
         wishes: how clips should be.
         workers: processes on this machine, one per core by default; 0 works in this one.
         ray: address of a Ray cluster that works instead, or ``auto``.
-        patience_s: a worker that reads no frame and labels no clip for so many seconds is taken for dead.
         overwrite: remove the labels that lie there; files of others stay.
         resume: keep the units that are done.
         progress: hears of every video that is done; items are the number of clips so far.
@@ -89,11 +86,10 @@ def label(
     if ray is not None:
         installed_ray()
     listed, notes = find_videos(videos)
-    each = videos_per_unit(len(listed))
-    asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=each, patience_s=patience_s)
+    asked = Asked(teachers=tuple(teachers), wishes=wishes, videos_per_unit=videos_per_unit(len(listed)))
     settings = settings_of(listed, asked)
     library = Library(disk.claimed(folder, overwrite=overwrite, resume=resume))
-    units = units_of(listed, each)
+    units = units_of(listed, asked.videos_per_unit)
     with library.held() as log, _sigterm_interrupts():
         library.begin(listed, settings, overwrite=overwrite)
         if overwrite:

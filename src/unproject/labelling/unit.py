@@ -18,7 +18,7 @@ from unproject.io.disk import explained
 from unproject.io.shards import LabelledClip, Rejection, Row, write_shard
 from unproject.labelling.clips import labelled_clips
 from unproject.labelling.folder import Asked, Library, Unit
-from unproject.labelling.patience import end_if_nothing_happens, wait_for_ever
+from unproject.labelling.patience import Watch
 from unproject.labelling.tries import Tries
 from unproject.labelling.videos import Video
 
@@ -41,6 +41,8 @@ class UnitDone:
     seconds: float
     video_s: tuple[float, ...]
     """Seconds of each video."""
+    video_clips: tuple[int, ...]
+    """Clips of each."""
     host: str
     process: int
 
@@ -52,30 +54,19 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
-def work_alone(library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None]) -> UnitDone:
-    """`label_unit` in a process that others watch: it ends itself where nothing happens for ``asked.patience_s``."""
-    alive = end_if_nothing_happens(asked.patience_s)
+def watched_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None]) -> UnitDone:
+    """`label_unit` in a process of its own, which ends where nothing happens for ``asked.patience_s``."""
+    watch = Watch(asked.patience_s)
     try:
-        return label_unit(library, unit, asked, heard, alive)
+        return label_unit(library, unit, asked, heard, watch)
     finally:
-        wait_for_ever()
+        watch.end()
 
 
 def label_unit(
-    library: Library,
-    unit: Unit,
-    asked: Asked,
-    heard: Callable[[int], None],
-    alive: Callable[[], None] = lambda: None,
+    library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None], watch: Watch | None = None
 ) -> UnitDone:
-    """Write the unit's shard, then its facts.
-
-    Args:
-        library: where.
-        unit: the videos.
-        asked: what of them.
-        heard: is told the clips of each video that is done.
-        alive: is called whenever a frame was read or a clip was labelled.
+    """Write the unit's shard, then its facts; ``heard`` is told the clips of each video that is done.
 
     Raises:
         UsageError, WeightsError: a teacher cannot work at all.
@@ -83,7 +74,7 @@ def label_unit(
         UnprojectError: the disk cannot be written to.
     """
     began = time.monotonic()
-    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard, alive)
+    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard, watch or Watch())
     shard = library.shard(unit.number)
     own = library.own(f"{platform.node()}-{os.getpid()}") / shard.name
     rows = work.written(own)
@@ -102,6 +93,7 @@ def label_unit(
         bytes=shard.stat().st_size,
         seconds=round(time.monotonic() - began, 3),
         video_s=tuple(work.video_s),
+        video_clips=tuple(work.video_clips),
         host=platform.node(),
         process=os.getpid(),
     )
@@ -115,9 +107,10 @@ class _Work:
     asked: Asked
     tries: Tries
     heard: Callable[[int], None]
-    alive: Callable[[], None]
+    watch: Watch
     rejections: list[Rejection] = field(default_factory=list)
     video_s: list[float] = field(default_factory=list)
+    video_clips: list[int] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     """Why a shard cannot take clips of the video of this place."""
     place: int = 0
@@ -126,7 +119,7 @@ class _Work:
     def written(self, shard: Path) -> tuple[Row, ...]:
         """The rows of a shard of all clips. It is begun again without a video whose labels cannot be kept."""
         while True:
-            self.rejections, self.video_s = [], []
+            self.rejections, self.video_s, self.video_clips = [], [], []
             try:
                 return write_shard(shard, self.clips())
             except ValueError as error:
@@ -146,8 +139,10 @@ class _Work:
                     yield f"{self.unit.number:06}-{place:03}-{count:04}", said
                     count += 1
             self.video_s.append(round(time.monotonic() - began, 4))
+            self.video_clips.append(count)
             self.heard(count)
         self.tries.begin(None)
+        self.watch.end()
 
     def _of(self, video: Video) -> Iterator[LabelledClip | Rejection]:
         refused = self.refused.get(self.place)
@@ -157,12 +152,14 @@ class _Work:
             yield Rejection(file=video.name, where="", reason=refused)
             return
         self.tries.begin(self.place)
-        self.alive()
+        self.watch.alive()
         where = ""
         try:
             if not Path(video.path).is_file():
                 raise InputError("no such file")
-            for said in labelled_clips(video.path, video.name, self.asked.wishes, self.asked.teachers, self.alive):
+            for said in labelled_clips(
+                video.path, video.name, self.asked.wishes, self.asked.teachers, self.watch.alive
+            ):
                 yield said
                 if isinstance(said, LabelledClip):
                     where = f"{said.frames[-1] + 1}.."

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unproject.errors import UsageError
 from unproject.geometry.align import weighted_median
 from unproject.geometry.flow import sample
 from unproject.geometry.motion import NEAREST
@@ -36,7 +37,7 @@ little and pulls without bounds."""
 class WeakLoss(Loss):
     """Relative depth of each view, and tracks that tie the views together. Reads ``Labels.mono_depth``, ``.tracks``.
 
-    Where nobody says relative depth, it is that of ``Labels.points``: `recipes.refine.RefineTeacher` needs no network.
+    Where nobody says relative depth, it is that of ``Labels.points``, which some teachers give.
     The first four fields are the weights of the terms; one of weight 0 is not computed, and needs no label.
     """
 
@@ -70,9 +71,10 @@ class WeakLoss(Loss):
 
     def _depth_term(self, prediction: Prediction, labels: Labels) -> Float[Tensor, ""]:
         said = labels.mono_depth
+        if said is None and labels.points is not None:
+            said = Known(labels.points.value[..., 2], labels.points.weight)
         if said is None:
-            points: Known = require(labels, "points")
-            said = Known(points.value[..., 2], points.weight)
+            raise UsageError("relative depth is learned from Labels.mono_depth or .points: give one, or depth=0")
         return ambiguous_depth(
             prediction.points[..., 2], 2 * prediction.confidence, said, self.ambiguity, self.normalisation
         )
