@@ -35,7 +35,7 @@ from unproject.io.source import in_memory
 from unproject.labelling.run import label
 from unproject.labelling.wishes import Wishes
 from unproject.recipes.refine import RefineTeacher, labels_of
-from unproject.recipes.weak_designs import ANGLE, SUPERVISED, VIEWS, WEAK, weak_designs
+from unproject.recipes.weak_designs import HELD, SUPERVISED, VIEWS, WEAK, weak_designs
 from unproject.teachers.base import Shot
 from unproject.teachers.tracks import KltTeacher, of_views
 from unproject.training.recipe import Validation
@@ -75,7 +75,10 @@ class Footage:
     def write(self, folder: Path, clips: int) -> None:
         """Clips of it as a folder of labels, as `unproject label` lays it out."""
         small = self.shrunk()
-        keyed = ((f"000000-000000-{at:04d}", small.clip(views)) for at, views in enumerate(self.windows(clips)))
+        windows = self.windows(clips)
+        different = len(set(map(tuple, windows)))
+        print(f"{folder.name}: {len(windows)} clips, {different} different, of {len(self.numbers)} frames")
+        keyed = ((f"000000-000000-{at:04d}", small.clip(views)) for at, views in enumerate(windows))
         write_index(folder / INDEX, write_shard(folder / "shards" / "000000.tar", keyed))
 
     def shrunk(self) -> "Footage":
@@ -162,7 +165,6 @@ def experiment(folder: Path, steps: int) -> Experiment:
     sensed = partial(row, footage=labels("sensor", weakly))
     seen = partial(row, footage=labels("refine", weakly))
     others = partial(row, footage=labels("others", weakly))
-    angle = (replace(WEAK, view_angle=ANGLE.view_angle, registers_rays=False),)
     rows = {
         "after one step": partial(sensed, steps=1),
         "supervised": partial(row, (SUPERVISED,), footage=labels("sensor", fully)),
@@ -174,7 +176,7 @@ def experiment(folder: Path, steps: int) -> Experiment:
         "depth alone": partial(sensed, (replace(WEAK, registration=0.0),)),
         "tracks alone": partial(sensed, (replace(WEAK, depth=0.0),)),
         "weak, video alone": seen,
-        "weak, video alone, lens learned": partial(seen, angle, rays="found"),
+        "weak, video alone, lens learned": partial(seen, (HELD,), rays="found"),
         "refine's points and poses": partial(row, (SUPERVISED,), footage=labels("refine", fully)),
         "synthetic alone": partial(row, (), warm=True),
         "synthetic, then weak, video alone": partial(seen, warm=True),
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rows", nargs="+", help="these alone")
+    parser.add_argument("--rows", nargs="+", help="these alone, as a table of its own: weak-clips-some")
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
     labels = options.output / "labels"
@@ -201,7 +203,10 @@ def main() -> None:
         seen.write(labels / "sensor", CLIPS)
         by_refine(seen).write(labels / "refine", CLIPS)
     table = experiment(labels, options.steps)
-    table = replace(table, rows={name: table.rows[name] for name in options.rows or table.rows})
+    if options.rows:
+        if unknown := set(options.rows) - set(table.rows):
+            parser.error(f"no rows {', '.join(unknown)}; choose of {', '.join(table.rows)}")
+        table = replace(table, name="weak-clips-some", rows={name: table.rows[name] for name in options.rows})
     print(run(table, options.output, seeds=options.seeds, jobs=options.jobs, resume=True).table)
 
 

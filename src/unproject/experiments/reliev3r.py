@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from unproject.experiments.experiment import Experiment
-from unproject.recipes.weak_designs import ANGLE, CROPPED, FOOTAGE, ROUGHLY, SUPERVISED, WEAK, weak_designs
+from unproject.recipes.weak_designs import ANGLE, CROPPED, FOOTAGE, HELD, ROUGHLY, SUPERVISED, WEAK, weak_designs
 
 COLUMNS = {
     "point_relative": "points [share]",
@@ -14,8 +14,6 @@ COLUMNS = {
     "depth_relative": "depth [share]",
     "depth_inliers": "depth within 10 %",
 }
-HELD = (replace(WEAK, view_angle=ANGLE.view_angle, registers_rays=False),)
-"""Rays by a label, out of reach of the tracks."""
 
 
 def losses(*, steps: int = 800) -> Experiment:
@@ -49,10 +47,10 @@ def rays(*, steps: int = 800) -> Experiment:
             "weak, rays given": row,
             "weak, rays hinted": partial(row, rays="hinted"),
             "weak, rays found by tracks": partial(row, rays="found"),
-            "weak, rays labelled": partial(row, HELD, rays="found"),
+            "weak, rays labelled": partial(row, (HELD,), rays="found"),
             "weak, rays labelled and pulled by tracks": partial(row, pulled, rays="found"),
             "synthetic alone": partial(row, (), rays="found", warm=True),
-            "synthetic, then weak": partial(row, HELD, rays="found", warm=True),
+            "synthetic, then weak": partial(row, (HELD,), rays="found", warm=True),
         },
         columns=COLUMNS,
     )
@@ -62,16 +60,16 @@ def guesses(*, steps: int = 800) -> Experiment:
     """What wrong tracks and a guessed lens cost, whether crops help then, and as many steps as two stages take."""
     row = partial(weak_designs, steps=steps)
     rough = replace(FOOTAGE, lens_error=ROUGHLY)
-    second = partial(row, HELD, rays="found", warm=True)
+    second = partial(row, (HELD,), rays="found", warm=True)
     return Experiment(
         name="reliev3r-guesses",
         title="Reliev3R, supplement: what guesses of teachers cost",
         rows={
             "weak": row,
             "weak, a tenth of the tracks wrong": partial(row, footage=replace(FOOTAGE, outliers=0.1)),
-            "weak, rays labelled": partial(row, HELD, rays="found"),
-            "weak, rays labelled roughly": partial(row, HELD, rays="found", footage=rough),
-            "weak, rays labelled, twice the steps": partial(row, HELD, rays="found", steps=2 * steps),
+            "weak, rays labelled": partial(row, (HELD,), rays="found"),
+            "weak, rays labelled roughly": partial(row, (HELD,), rays="found", footage=rough),
+            "weak, rays labelled, twice the steps": partial(row, (HELD,), rays="found", steps=2 * steps),
             "synthetic, then weak": second,
             "synthetic, then weak, labelled roughly": partial(second, footage=rough),
             "synthetic, then weak, roughly and cropped": partial(second, footage=CROPPED),

@@ -50,10 +50,10 @@ class PairQuality:
     """Median distance from where they started, of trusted pixels that went there and back."""
 
     def passes(self, wishes: Wishes) -> bool:
-        """Whether tracks and flow, as far as there are any, both have enough matches and agree with themselves."""
-        if self.covisible is not None and self.covisible < wishes.least_covisible:
+        """Whether tracks and flow, as far as there are any, see enough of the same and agree with themselves."""
+        if self.covisible is not None and not self.covisible >= wishes.least_covisible:
             return False
-        if self.round_trip_px is not None and self.round_trip_px > wishes.most_round_trip_px:
+        if self.round_trip_px is not None and not self.round_trip_px <= wishes.most_round_trip_px:
             return False
         said = [agreement for agreement in (self.tracks, self.flow) if agreement is not None]
         return all(each.matches >= wishes.least_matches and each.inliers >= wishes.least_inliers for each in said)

@@ -39,6 +39,8 @@ WEAK = WeakLoss(least_shared=8)
 """Small images share fewer tracks."""
 SUPERVISED = MultiViewLoss(normals=0.0, confidence=0.0)
 """By π³'s weights; normals would take a third of the time, and confidence is not measured."""
+HELD = replace(WEAK, view_angle=1.0, registers_rays=False)
+"""Rays by a label, out of reach of the tracks."""
 ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
