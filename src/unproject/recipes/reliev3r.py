@@ -104,8 +104,8 @@ def finetuned(
     """The second: from those weights, on raw video with a rough field of view.
 
     The supplement crops footage (`data.zoomed.Zoomed`), so that no field of view is learned by heart; where lenses
-    differed already that did harm in small (`docs/ablations.md`). The paper does not say whether its angle loss teaches predicted rays; here the label alone
-    does, and that made no difference either.
+    differed already that did harm in small (`docs/ablations.md`). The paper does not say whether its angle loss teaches
+    predicted rays; here the label alone does, and that made no difference either.
     """
     seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
     recipe = weak(seen, size=size, rays="found", passes=passes, validation=validation)
