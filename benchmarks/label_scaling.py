@@ -89,7 +89,7 @@ def cluster() -> Iterator[str]:
 @contextmanager
 def killer(folder: Path, mean_s: float, seed: int) -> Iterator[None]:
     """Whoever is at work is killed after so many seconds of work, on average."""
-    over, rng = threading.Event(), random.Random(seed)
+    over, rng, killed = threading.Event(), random.Random(seed), set[int]()
 
     def kill() -> None:
         before = time.monotonic()
@@ -97,9 +97,11 @@ def killer(folder: Path, mean_s: float, seed: int) -> Iterator[None]:
             chance = (time.monotonic() - before) / mean_s
             before = time.monotonic()
             for place in folder.glob("work/*"):
-                if rng.random() < chance:
+                worker = int(place.name.rpartition("-")[2])
+                if worker not in killed and rng.random() < chance:
+                    killed.add(worker)  # its folder stays, and its number may soon be another's
                     with suppress(ProcessLookupError):
-                        os.kill(int(place.name.rpartition("-")[2]), signal.SIGKILL)
+                        os.kill(worker, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -122,11 +124,17 @@ def main() -> None:
     """A row for each time that workers live."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=4000)
-    parser.add_argument("--live", type=float, nargs="+", default=[math.inf, 30.0, 10.0], help="seconds, on average")
+    parser.add_argument("--live", type=float, nargs="+", default=[math.inf, 30.0, 5.0], help="seconds, on average")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(machine())
-    print(head("workers live", "deaths", "forecast", "tries of a unit", "forecast", "seconds", "forecast", "error"))
+    print(
+        head(
+            "workers live",
+            *(f"{part}{what}" for what in ("deaths", "tries of a unit", "seconds") for part in ("", "forecast ")),
+            "error",
+        )
+    )
     with tempfile.TemporaryDirectory() as place, cluster() as address:
         root = Path(place)
         (root / "videos").mkdir()

@@ -105,13 +105,18 @@ class _Library:
 def _library(folder: str, needs: tuple[str, ...]) -> _Library:
     if set(needs) - set(KEPT):
         raise UsageError(f"labels never hold {', '.join(sorted(set(needs) - set(KEPT)))}; choose of {', '.join(KEPT)}")
-    rows = read_index(Path(folder) / INDEX)
+    rows = _rows(folder)
     numbers = rows.having(needs)
     if not len(numbers):
         what = f"{' and '.join(needs)} among {', '.join(rows.labels) or 'no labels'}" if len(rows) else "a label"
         raise UsageError(f"{folder} has no clip with {what}; label with the teachers of these, or need less")
     labels = tuple(name for name in rows.labels if len(np.intersect1d(rows.having((name,)), numbers)))
     return _Library(rows, numbers, labels, int(rows.views()[numbers].min()))
+
+
+@lru_cache(maxsize=8)
+def _rows(folder: str) -> Rows:
+    return read_index(Path(folder) / INDEX)
 
 
 @lru_cache(maxsize=256)

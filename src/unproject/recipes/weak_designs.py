@@ -1,6 +1,6 @@
 """Reliev3R's comparisons in small: what a tiny network learns from relative depth and tracks, by loss and by rays.
 
-    for recipe in weak_designs("weak", seed=0): ...  # each begins from the weights of the one before
+    for recipe in weak_designs(seed=0): ...  # each begins from the weights of the one before
 
 Clips are of still synthetic worlds. Their labels are what teachers would say (`data.weak.Weakened`); what is measured
 is clips of the same kind that nothing was trained on.
@@ -49,8 +49,9 @@ def _some(domain: Dataset) -> Dataset:
 
 
 ALL_KNOWN = _some(VIDEOS)
+"""Clips of `VIDEOS`, for full supervision."""
 FOOTAGE = Weakened(dataset=ALL_KNOWN)
-"""What teachers say of the same clips."""
+"""What teachers say of them."""
 ROUGHLY = 0.1
 """How far a teacher is off that guesses the focal length, as a share."""
 CROPPED = Weakened(dataset=_some(Zoomed(dataset=VIDEOS)), lens_error=ROUGHLY)
@@ -71,7 +72,7 @@ def weak_designs(
 
     Args:
         losses: what is learned from footage; none for the first stage alone.
-        footage: other clips than those of `VIDEOS`, with the labels that the losses need.
+        footage: what is learned from, if not `FOOTAGE`, or `ALL_KNOWN` where supervision is full.
         measured: what is measured, if not on `HELD_OUT` after each stage.
         seed: of the weights and of the order of clips.
         rays: where intrinsics come from. Those that are found are labelled only if a loss asks for it.
