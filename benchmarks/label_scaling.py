@@ -87,9 +87,9 @@ def cluster() -> Iterator[str]:
 
 
 @contextmanager
-def killer(folder: Path, mean_s: float, seed: int) -> Iterator[None]:
+def killer(folder: Path, mean_s: float) -> Iterator[None]:
     """Whoever is at work is killed after so many seconds of work, on average."""
-    over, rng, killed = threading.Event(), random.Random(seed), set[int]()
+    over, rng, killed = threading.Event(), random.Random(0), set[int]()
 
     def kill() -> None:
         before = time.monotonic()
@@ -125,7 +125,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=4000)
     parser.add_argument("--live", type=float, nargs="+", default=[math.inf, 30.0, 5.0], help="seconds, on average")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(machine())
     print(
@@ -143,7 +142,7 @@ def main() -> None:
         for mean_s in options.live:
             folder = root / f"all-{mean_s}"
             # Ray tells of dead workers on stdout.
-            with killer(folder, mean_s, options.seed), redirect_stdout(sys.stderr):
+            with killer(folder, mean_s), redirect_stdout(sys.stderr):
                 outcome = label(videos, folder, [KltTeacher()], WISHES, ray=address)
             assert not verify(folder)
             said = forecast(replace(rates, deaths_per_s=1 / mean_s), len(videos), nodes=NODES, cores=1)

@@ -31,7 +31,7 @@ from benchmarks.table import head, line
 from unproject.io.shards import LabelledClip, write_shard
 from unproject.labelling.clips import labelled_clips
 from unproject.labelling.folder import log_lines
-from unproject.labelling.run import label
+from unproject.labelling.run import Outcome, label
 from unproject.labelling.unit import one_thread
 from unproject.labelling.videos import Video, find_videos
 from unproject.labelling.wishes import Wishes
@@ -116,21 +116,21 @@ def bare_s(video: Video, wishes: Wishes) -> tuple[int, float, float, float]:
     return frames, decoding, spent[False], spent[True]
 
 
-def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[int, int, float, float]:
-    """Clips, bytes of their shards, seconds with all workers ready, and the processor's seconds of all workers."""
+def labelled(videos: list[str], wishes: Wishes, workers: int) -> tuple[Outcome, float, float]:
+    """What it came to, seconds with all workers ready, and the processor's seconds of all workers."""
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = label(videos, folder, TEACHERS, wishes, workers=workers)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         ready = max(line["ready"]["seconds"] for line in log_lines(Path(folder)) if "ready" in line)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return outcome.clips, outcome.bytes, outcome.seconds - ready, spent
+    return outcome, outcome.seconds - ready, spent
 
 
 def start_s(wishes: Wishes) -> float:
     """The processor's seconds of a worker that has nothing to do."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as empty:
-        return labelled([empty.name], wishes, 1)[3]
+        return labelled([empty.name], wishes, 1)[2]
 
 
 def main() -> None:
@@ -155,14 +155,12 @@ def main() -> None:
     first = None
     for workers in options.workers:
         runs = [labelled([video.path for video in videos], wishes, workers) for _ in range(options.rounds)]
-        clips, size, seconds, spent = (
-            best(some) for best, some in zip((max, max, min, min), zip(*runs, strict=True), strict=True)
-        )
-        first, spent = first or seconds, spent - workers * start
-        rates = f"{clips / seconds:.2f}", f"{frames / seconds:.1f}", f"{first / seconds:.2f} x"
-        print(
-            line(str(workers), *rates, f"{spent:.1f}", f"{bare / spent:.2f}", f"{size / clips / 1e6:.2f}"), flush=True
-        )
+        outcomes, all_seconds, all_spent = zip(*runs, strict=True)
+        made, seconds, spent = outcomes[0], min(all_seconds), min(all_spent) - workers * start
+        first = first or seconds
+        rates = f"{made.clips / seconds:.2f}", f"{frames / seconds:.1f}", f"{first / seconds:.2f} x"
+        shares = f"{spent:.1f}", f"{bare / spent:.2f}", f"{made.bytes / made.clips / 1e6:.2f}"
+        print(line(str(workers), *rates, *shares), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 from unproject.errors import UnprojectError
 from unproject.labelling.folder import Asked, Library, Unit
+from unproject.labelling.patience import Watch
 from unproject.labelling.unit import UnitDone, label_unit, one_thread, watched_unit
 
 _STOPPING_S = 5.0
@@ -58,7 +59,7 @@ def in_this_process(library: Library, units: Sequence[Unit], asked: Asked) -> Ev
     """One after the other, here: a video that kills its worker kills this process."""
     for unit in units:
         counts: list[int] = []
-        done = label_unit(library, unit, asked, counts.append)
+        done = label_unit(library, unit, asked, counts.append, Watch())
         yield from (VideoDone(unit.number, clips) for clips in counts)
         yield done
 

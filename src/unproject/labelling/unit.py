@@ -63,9 +63,7 @@ def watched_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[in
         watch.end()
 
 
-def label_unit(
-    library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None], watch: Watch | None = None
-) -> UnitDone:
+def label_unit(library: Library, unit: Unit, asked: Asked, heard: Callable[[int], None], watch: Watch) -> UnitDone:
     """Write the unit's shard, then its facts; ``heard`` is told the clips of each video that is done.
 
     Raises:
@@ -74,7 +72,7 @@ def label_unit(
         UnprojectError: the disk cannot be written to.
     """
     began = time.monotonic()
-    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard, watch or Watch())
+    work = _Work(unit, asked, Tries(library.tries(unit.number)), heard, watch)
     shard = library.shard(unit.number)
     own = library.own(f"{platform.node()}-{os.getpid()}") / shard.name
     rows = work.written(own)

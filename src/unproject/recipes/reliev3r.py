@@ -107,12 +107,15 @@ def finetuned(
     differed already that did harm in small (`docs/ablations.md`). The paper does not say whether its angle loss teaches
     predicted rays; here the label alone does, and that made no difference either.
     """
-    seen = tuple(replace(source, losses=tuple(_with_angle(loss) for loss in source.losses)) for source in sources)
+    seen = tuple(
+        replace(source, losses=tuple(with_labelled_rays(loss) for loss in source.losses)) for source in sources
+    )
     recipe = weak(seen, size=size, rays="found", passes=passes, validation=validation)
     return replace(recipe, name="reliev3r-finetuned", schedule=_schedule(20_000, 64, passes))
 
 
-def _with_angle(loss: object) -> WeakLoss:
+def with_labelled_rays(loss: object) -> WeakLoss:
+    """The loss for a network that finds its rays: a label holds them, out of reach of the tracks."""
     if not isinstance(loss, WeakLoss):
         raise TypeError(f"finetuned takes sources of weak_source, got a loss {type(loss).__name__}")
     return replace(loss, view_angle=1.0, registers_rays=False)

@@ -21,6 +21,7 @@ from unproject.models import reliev3r as network
 from unproject.models.multiview import SIZES
 from unproject.models.reliev3r import Rays
 from unproject.nn.vit import VitShape
+from unproject.recipes.reliev3r import with_labelled_rays
 from unproject.training.recipe import Clip, Recipe, Schedule, Source, Validation
 
 VIDEOS = SyntheticClips(
@@ -39,8 +40,7 @@ WEAK = WeakLoss(least_shared=8)
 """Small images share fewer tracks."""
 SUPERVISED = MultiViewLoss(normals=0.0, confidence=0.0)
 """By π³'s weights; normals would take a third of the time, and confidence is not measured."""
-HELD = replace(WEAK, view_angle=1.0, registers_rays=False)
-"""Rays by a label, out of reach of the tracks."""
+HELD = with_labelled_rays(WEAK)
 ANGLE = WeakLoss(depth=0.0, registration=0.0, gauge=0.0, view_angle=1.0)
 
 
